@@ -1,4 +1,4 @@
-"""Asks for the size of the problem and the number of tasks. Written with the imports of older Jobbergate versions."""
+"""Asks for the problem and the number of tasks, with the imports of older Jobbergate versions."""
 
 from jobbergate_cli import appform
 from jobbergate_cli.application_base import JobbergateApplicationBase
