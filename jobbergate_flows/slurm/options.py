@@ -1,0 +1,317 @@
+"""sbatch options as one model: what may be asked for, how it is checked, and how it is written for sbatch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from jobbergate_flows.slurm.directives import Directives, parse_parameters
+from jobbergate_flows.slurm.errors import OptionRefused
+
+_LINE = r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?"
+_EXTRA: Mapping[str, str] = {
+    "begin": r"[A-Za-z0-9:+T/.-]+( [A-Za-z0-9:+]+)*",
+    "bb": _LINE,
+    "cluster-constraint": r"[A-Za-z0-9_.,!&|-]+",
+    "contiguous": "",
+    "core-spec": r"\d+",
+    "cores-per-socket": r"\d+(-\d+)?",
+    "cpu-freq": r"[A-Za-z0-9:.-]+",
+    "cpus-per-gpu": r"\d+",
+    "deadline": r"[A-Za-z0-9:+T/.-]+",
+    "delay-boot": r"\d+",
+    "distribution": r"[A-Za-z:*,=0-9]+",
+    "error": _LINE,
+    "exclude": r"[A-Za-z0-9_.,\[\]-]+",
+    "gpu-bind": r"[A-Za-z0-9_:.,*-]+",
+    "gpu-freq": r"[A-Za-z0-9=,]+",
+    "gpus-per-node": r"[A-Za-z0-9_.:-]+",
+    "gpus-per-socket": r"[A-Za-z0-9_.:-]+",
+    "gpus-per-task": r"[A-Za-z0-9_.:-]+",
+    "gres-flags": r"[A-Za-z-]+",
+    "hint": r"[a-z_]+",
+    "hold": "",
+    "input": _LINE,
+    "licenses": r"[A-Za-z0-9_.:,@-]+",
+    "mem-bind": r"[A-Za-z0-9_:,-]+",
+    "mem-per-gpu": r"\d+[KMGTkmgt]?",
+    "mincpus": r"\d+",
+    "nice": r"\d{1,9}",
+    "no-kill": "",
+    "nodelist": r"[A-Za-z0-9_.,\[\]-]+",
+    "ntasks-per-core": r"\d+",
+    "ntasks-per-gpu": r"\d+",
+    "ntasks-per-socket": r"\d+",
+    "open-mode": r"append|truncate",
+    "output": _LINE,
+    "overcommit": "",
+    "oversubscribe": "",
+    "priority": r"\d+",
+    "profile": r"[A-Za-z,]+",
+    "reboot": "",
+    "signal": r"[RB:]*[A-Za-z0-9]+(@\d+)?",
+    "sockets-per-node": r"\d+(-\d+)?",
+    "spread-job": "",
+    "switches": r"\d+(@[0-9:-]+)?",
+    "thread-spec": r"\d+",
+    "threads-per-core": r"\d+",
+    "time-min": r"[0-9:-]+",
+    "tmp": r"\d+[KMGTkmgt]?",
+    "use-min-nodes": "",
+    "wait-all-nodes": r"[01]",
+    "wckey": r"[A-Za-z0-9_.*-]+",
+}
+"""Further options and the pattern of their values; an empty pattern means a flag without a value."""
+
+
+def _text(pattern: str, example: str) -> Any:
+    def check(value: Any) -> Any:
+        if value is None or value == "":
+            return None
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise PydanticCustomError(
+                "sbatch_value",
+                "{value} is not a value for this option, such as {example}",
+                {"value": repr(value), "example": example},
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+_Name = Annotated[str, _text(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*", "debug")]
+_Memory = Annotated[str, _text(r"\d{1,12}[KMGTkmgt]?[Bb]?", "4G")]
+_Time = Annotated[
+    str,
+    _text(
+        r"\d{1,8}(:\d{1,2}){0,2}|\d{1,5}-\d{1,2}(:\d{1,2}){0,2}|UNLIMITED|INFINITE",
+        "30, 1:30:00 or 2-00:00:00",
+    ),
+]
+_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class SlurmResources(BaseModel):
+    """What Slurm is asked for. Every field is optional: an empty one leaves what the script says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    partition: _Name | None = Field(
+        default=None, title="Partition", description="The partition (queue) of the cluster."
+    )
+    account: _Name | None = Field(default=None, title="Account", description="Whom the job is charged to.")
+    qos: _Name | None = Field(default=None, title="Quality of service", description="The QOS of the job.")
+    time_limit: _Time | None = Field(
+        default=None,
+        title="Time limit",
+        description="Minutes, or hours:minutes:seconds, or days-hours:minutes. The job is killed after it.",
+    )
+    nodes: Annotated[str, _text(r"[1-9]\d{0,5}(-[1-9]\d{0,5})?", "2 or 2-4")] | None = Field(
+        default=None, title="Nodes", description="How many nodes, or a range such as 2-4."
+    )
+    tasks: _Count | None = Field(default=None, title="Tasks", description="How many tasks (MPI ranks).")
+    tasks_per_node: _Count | None = Field(
+        default=None, title="Tasks per node", description="How many of them on each node."
+    )
+    cpus_per_task: _Count | None = Field(
+        default=None, title="CPUs per task", description="Cores for the threads of each task."
+    )
+    memory: _Memory | None = Field(
+        default=None, title="Memory per node", description="Such as 4G; without a unit it is MB."
+    )
+    memory_per_cpu: _Memory | None = Field(
+        default=None, title="Memory per CPU", description="Such as 2G; instead of the memory per node."
+    )
+    gpus: Annotated[str, _text(r"([A-Za-z0-9_.-]+:)?\d{1,5}", "2 or a100:2")] | None = Field(
+        default=None,
+        title="GPUs",
+        description="How many GPUs in all, with a type in front if it matters: a100:2.",
+    )
+    gres: Annotated[str, _text(r"[A-Za-z0-9_.:,-]+", "gpu:2")] | None = Field(
+        default=None, title="Generic resources", description="Per node, such as gpu:2."
+    )
+    constraint: Annotated[str, _text(r"[A-Za-z0-9_.,&|*()\[\]!-]+", "skylake&ssd")] | None = Field(
+        default=None, title="Constraint", description="Features that the nodes must have."
+    )
+    reservation: _Name | None = Field(default=None, title="Reservation", description="A reservation to use.")
+    array: Annotated[str, _text(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?", "0-9%4")] | None = Field(
+        default=None, title="Job array", description="Task numbers, such as 0-9, or 0-9%4 for four at a time."
+    )
+    dependency: (
+        Annotated[str, _text(r"[a-z]+(:[0-9+_:]+)?([,?][a-z]+(:[0-9+_:]+)?)*", "afterok:123")] | None
+    ) = Field(default=None, title="Dependency", description="Jobs to wait for, such as afterok:123.")
+    mail_type: Annotated[str, _text(r"[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*", "END,FAIL")] | None = Field(
+        default=None, title="Mail on", description="Events that Slurm sends a mail for, such as END,FAIL."
+    )
+    mail_user: Annotated[str, _text(r"[A-Za-z0-9._%+-]+(@[A-Za-z0-9.-]+)?", "me@example.org")] | None = Field(
+        default=None, title="Mail to", description="The address for these mails."
+    )
+    exclusive: bool = Field(
+        default=False, title="Exclusive nodes", description="Share the nodes with nobody."
+    )
+    requeue: bool = Field(
+        default=False,
+        title="May be requeued",
+        description="Whether Slurm may start the job again by itself when a node fails or it is preempted.",
+    )
+    extra: dict[Annotated[str, StringConstraints(max_length=64)], str] = Field(
+        default_factory=dict, title="Further options", description="Other sbatch options: name and value."
+    )
+
+    def model_post_init(self, _context: Any, /) -> None:
+        for name, value in self.extra.items():
+            pattern = _EXTRA.get(name)
+            if pattern is None:
+                raise ValueError(
+                    f"sbatch option {name!r} is unknown or not allowed here; allowed are {', '.join(_EXTRA)}"
+                )
+            if not re.fullmatch(pattern, value):
+                expected = "takes no value" if not pattern else f"does not take {value!r}"
+                raise ValueError(f"sbatch option {name!r} {expected}")
+        if self.memory and self.memory_per_cpu:
+            raise ValueError("memory and memory_per_cpu exclude one another: leave one of them empty")
+
+    def to_arguments(self) -> tuple[str, ...]:
+        """The options as `--option=value`, each one argument; `--requeue` or `--no-requeue` is always among them."""
+        arguments = [
+            f"--{option}={value}"
+            for field, option in OPTION_OF_FIELD.items()
+            if (value := getattr(self, field)) is not None
+        ]
+        if self.dependency:
+            # Without it the job pends for ever when the dependency fails.
+            arguments.append("--kill-on-invalid-dep=yes")
+        if self.exclusive:
+            arguments.append("--exclusive")
+        arguments.append("--requeue" if self.requeue else "--no-requeue")
+        arguments += [f"--{name}={value}" if value else f"--{name}" for name, value in self.extra.items()]
+        return tuple(arguments)
+
+    def over(self, base: SlurmResources) -> SlurmResources:
+        """These options, and those of `base` where these say nothing."""
+        mine = self.model_dump(exclude_unset=True, exclude_none=True)
+        extra = {**base.extra, **self.extra}
+        return SlurmResources.model_validate({**base.model_dump(exclude_unset=True), **mine, "extra": extra})
+
+
+OPTION_OF_FIELD: Mapping[str, str] = {
+    "partition": "partition", "account": "account", "qos": "qos", "time_limit": "time", "nodes": "nodes",
+    "tasks": "ntasks", "tasks_per_node": "ntasks-per-node", "cpus_per_task": "cpus-per-task", "memory": "mem",
+    "memory_per_cpu": "mem-per-cpu", "gpus": "gpus", "gres": "gres", "constraint": "constraint",
+    "reservation": "reservation", "array": "array", "dependency": "dependency", "mail_type": "mail-type",
+    "mail_user": "mail-user",
+}  # fmt: skip
+_FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
+_IGNORED = {"kill-on-invalid-dep"}
+_JOB_NAME = {"job-name", "comment", "chdir"}
+
+
+def resources_from_options(options: Mapping[str, str], *, strict: bool = True) -> SlurmResources:
+    """The resources that sbatch options ask for.
+
+    Args:
+        options: Long option name -> value ("" for a flag).
+        strict: Refuse what is unknown or malformed, instead of leaving it aside.
+
+    Raises:
+        OptionRefused: with the option, and what would be right.
+    """
+    values: dict[str, Any] = {}
+    extra: dict[str, str] = {}
+    for name, value in options.items():
+        if name in _FIELD_OF_OPTION:
+            values[_FIELD_OF_OPTION[name]] = value
+        elif name in ("requeue", "no-requeue"):
+            values["requeue"] = name == "requeue"
+        elif name == "exclusive":
+            values["exclusive"] = True
+        elif name not in _IGNORED and (strict or re.fullmatch(_EXTRA.get(name, r"(?!)"), value)):
+            extra[name] = value
+    try:
+        return SlurmResources.model_validate({**values, "extra": extra})
+    except ValidationError as error:
+        if strict:
+            raise refused(error) from error
+        bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
+        return SlurmResources.model_validate({k: v for k, v in values.items() if k not in bad})
+
+
+def check_resources(values: SlurmResources | Mapping[str, Any] | None) -> SlurmResources:
+    """Validated resources from a mapping, as a form or a flow gives them.
+
+    Raises:
+        OptionRefused: naming the field, and what would be right.
+    """
+    if isinstance(values, SlurmResources):
+        return values
+    try:
+        return SlurmResources.model_validate(dict(values or {}))
+    except ValidationError as error:
+        raise refused(error) from error
+
+
+def parse_option_arguments(arguments: Sequence[str]) -> SlurmResources:
+    """The resources of arguments such as `--time=5` or `-p debug`.
+
+    Raises:
+        OptionRefused: An option is unknown, not allowed, or malformed.
+    """
+    for argument in arguments:
+        if not argument.startswith("-") or re.search(r"[\x00-\x1f\x7f]", argument):
+            raise OptionRefused(f"{argument!r} is no sbatch option", hint="write it as --name=value")
+    return resources_from_options(parse_parameters(arguments).options)
+
+
+def resources_of(directives: Directives) -> SlurmResources:
+    """What a script's `#SBATCH` lines ask for, as far as this model has it."""
+    return resources_from_options(
+        {k: v for k, v in directives.options.items() if k not in _JOB_NAME}, strict=False
+    )
+
+
+def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON Schema of the resources for a form: every field optional, with what the script says as its default.
+
+    Args:
+        directives: The parameters of the script's `#SBATCH` lines.
+    """
+    said = resources_of(parse_parameters(directives)).model_dump(exclude_unset=True, exclude_none=True)
+    schema = SlurmResources.model_json_schema()
+    properties = {}
+    for position, (name, given) in enumerate(schema["properties"].items()):
+        entry = dict(given)
+        for choice in entry.pop("anyOf", []):
+            if choice.get("type") != "null":
+                entry.update(choice)
+        entry.pop("default", None)
+        if name in said and name != "extra":
+            entry["default"] = said[name]
+            entry["description"] = f"{entry.get('description', '')} The job script says {said[name]}."
+        entry["position"] = position
+        properties[name] = entry
+    return {
+        "type": "object",
+        "title": "Resources",
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
+def refused(error: ValidationError) -> OptionRefused:
+    """One clear error of a validation's many."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "resources"
+    known = ", ".join(SlurmResources.model_fields)
+    message = str(first["msg"]).removeprefix("Value error, ")
+    hint = f"known are {known}" if first["type"] == "extra_forbidden" else None
+    return OptionRefused(
+        "there is no such option" if hint else message,
+        where=f"resources.{place}".replace("resources.resources", "resources"),
+        hint=hint,
+    )

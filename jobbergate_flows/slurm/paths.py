@@ -1,0 +1,56 @@
+"""Where a job's output goes: sbatch's file name patterns, resolved at submission.
+
+Slurm 22.05's sacct does not know these paths.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Mapping
+
+
+def output_paths(
+    options: Mapping[str, str], *, directory: str, job_id: str, job_name: str, user: str, array: bool
+) -> tuple[str, str]:
+    """The absolute paths of standard output and standard error.
+
+    Args:
+        options: Long sbatch options (`output`, `error`) of directives and arguments together.
+        directory: The job's working directory, for relative patterns.
+        array: For an array, `%a` is left for the task's number.
+
+    Returns:
+        Both; the same path twice where standard error goes where the output goes.
+    """
+    default = "slurm-%A_%a.out" if array else "slurm-%j.out"
+    values = {"A": job_id, "J": job_id, "u": user, "x": job_name, "%": "%"}
+    if not array:
+        values |= {"j": job_id, "a": "4294967294", "N": "%N", "n": "0", "s": "batch", "t": "0"}
+
+    def resolve(pattern: str) -> str:
+        if "\\" in pattern:
+            # sbatch takes a pattern with a backslash literally.
+            text = pattern.replace("\\", "")
+        else:
+            text = re.sub(r"%(\d*)([A-Za-z%])", put, pattern)
+        return posixpath.join(directory, text)
+
+    def put(match: re.Match[str]) -> str:
+        width, letter = match[1], match[2]
+        if array and letter in "aj":
+            # Of a task's own id (%j) only Slurm knows; the tasks of an array are told apart by %a.
+            return f"%{width}a" if letter == "a" else match[0]
+        value = values.get(letter, match[0])
+        return value.zfill(int(width)) if width and value.isdigit() else value
+
+    output = resolve(options.get("output") or default)
+    error = resolve(options["error"]) if options.get("error") else output
+    return output, error
+
+
+def task_path(path: str, task: int | None) -> str:
+    """The path of one array task: `%a` (or `%3a`) replaced by its number; for no array the path itself."""
+    if task is None:
+        return path
+    return re.sub(r"%(\d*)a", lambda match: str(task).zfill(int(match[1] or 0)), path)
