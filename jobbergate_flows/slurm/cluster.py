@@ -42,6 +42,15 @@ class FoundJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Witness:
+    """A job that accounting is known to hold, by which an answer proves that accounting answers at all."""
+
+    job_id: str
+    job_name: str
+    submitted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class FileChunk:
     """A piece of a file. `size` is the whole file's size in bytes when it was read."""
 
@@ -101,7 +110,7 @@ class Cluster(Protocol):
             An observation for every id asked for.
         """
 
-    async def find(self, job_name: str, *, since: datetime, witness: str | None = None) -> list[FoundJob]:
+    async def find(self, job_name: str, *, since: datetime, witness: Witness | None = None) -> list[FoundJob]:
         """Find this user's jobs of exactly that name, alive or ended, oldest first.
 
         An empty list is a proof of absence at this moment. Where it can be none (accounting down, or up with its
@@ -109,8 +118,8 @@ class Cluster(Protocol):
 
         Args:
             since: The intent's time.
-            witness: The id of a job that accounting is known to hold: an empty answer counts only if its row comes
-                back from the same query. Without one, an empty answer counts only while Slurm's controller itself
+            witness: A job that accounting is known to hold: an empty answer counts only if its row comes back from
+                the same query. Without one, an empty answer counts only while Slurm's controller itself
                 still remembers every job since `since` (MinJobAge).
         """
 
@@ -174,4 +183,5 @@ __all__ = [
     "JobDetails",
     "JobRow",
     "SubmitRequest",
+    "Witness",
 ]

@@ -143,18 +143,16 @@ class SlurmResources(BaseModel):
     array: Annotated[str, _text(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?", "0-9%4")] | None = Field(
         default=None, title="Job array", description="Task numbers, such as 0-9, or 0-9%4 for four at a time."
     )
-    dependency: (
-        Annotated[str, _text(r"[a-z]+(:[0-9+_:]+)?([,?][a-z]+(:[0-9+_:]+)?)*", "afterok:123")] | None
-    ) = Field(default=None, title="Dependency", description="Jobs to wait for, such as afterok:123.")
+    dependency: Annotated[str, _text(r"[a-z]+(:[0-9+_:]+)?([,?][a-z]+(:[0-9+_:]+)?)*", "afterok:123")] | None = Field(
+        default=None, title="Dependency", description="Jobs to wait for, such as afterok:123."
+    )
     mail_type: Annotated[str, _text(r"[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*", "END,FAIL")] | None = Field(
         default=None, title="Mail on", description="Events that Slurm sends a mail for, such as END,FAIL."
     )
     mail_user: Annotated[str, _text(r"[A-Za-z0-9._%+-]+(@[A-Za-z0-9.-]+)?", "me@example.org")] | None = Field(
         default=None, title="Mail to", description="The address for these mails."
     )
-    exclusive: bool = Field(
-        default=False, title="Exclusive nodes", description="Share the nodes with nobody."
-    )
+    exclusive: bool = Field(default=False, title="Exclusive nodes", description="Share the nodes with nobody.")
     requeue: bool = Field(
         default=False,
         title="May be requeued",
@@ -270,9 +268,7 @@ def parse_option_arguments(arguments: Sequence[str]) -> SlurmResources:
 
 def resources_of(directives: Directives) -> SlurmResources:
     """What a script's `#SBATCH` lines ask for, as far as this model has it."""
-    return resources_from_options(
-        {k: v for k, v in directives.options.items() if k not in _JOB_NAME}, strict=False
-    )
+    return resources_from_options({k: v for k, v in directives.options.items() if k not in _JOB_NAME}, strict=False)
 
 
 def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What Slurm's job states mean: one table, and the pure functions that read it.
 
-The twelve base states are the same in Slurm 22.05 to 26.05. squeue and sacct print one word: a flag (COMPLETING,
-REQUEUE_HOLD, ...) stands before the base state.
+The twelve base states are the same in Slurm 22.05 to 26.05. squeue and sacct print one word: a flag
+(COMPLETING, REQUEUE_HOLD, ...) stands before the base state.
 """
 
 from __future__ import annotations
@@ -195,12 +195,10 @@ def _message(row: JobRow, meaning: StateMeaning, users: Mapping[int, str]) -> st
     reason = row.reason if row.reason and row.reason != "None" else None
     match meaning.name:
         case "Queued" | "Held":
-            return f"Pending: {reason or row.state}"
+            return f"Pending: {reason or ('not scheduled yet' if row.state == 'PENDING' else row.state)}"
         case "Running" | "Suspended":
             where = f" on {row.nodes}" if row.nodes else ""
-            return f"{meaning.name}{where}" + (
-                "" if row.state in ("RUNNING", "SUSPENDED") else f" ({row.state})"
-            )
+            return f"{meaning.name}{where}" + ("" if row.state in ("RUNNING", "SUSPENDED") else f" ({row.state})")
         case "Completed":
             return "Completed: exit code 0"
         case "Cancelled":

@@ -1,0 +1,451 @@
+"""The ledger: a small database of submissions.
+
+It makes submission exactly-once (the intent is committed before sbatch runs), lets a restarted worker take its jobs up
+again, and holds back what could not yet be told. One SQLite file by default; PostgreSQL where several workers share it.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import platformdirs
+import sqlalchemy as sa
+
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm.cluster import Witness
+from jobbergate_flows.slurm.jobs import SlurmJob
+
+REVISION = "0001"
+"""The newest revision of the schema; `migrations/versions` leads to it."""
+
+_NETWORK_FILE_SYSTEMS = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "afs",
+    "9p",
+    "glusterfs",
+}
+
+
+class LedgerError(JobbergateFlowsError):
+    """The ledger cannot be opened."""
+
+
+class SubmissionStatus(StrEnum):
+    """Where a submission is."""
+
+    INTENT = "intent"
+    SUBMITTED = "submitted"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionKey:
+    """What a submission is, whoever makes it and however often: run, call within it, attempt.
+
+    `scope` is a flow run's id, or a random text for a submission of no run.
+    """
+
+    scope: str
+    call: str
+    attempt: int = 0
+
+    @property
+    def token(self) -> str:
+        """Ten characters, part of the job's name in Slurm."""
+        digest = hashlib.sha256(f"{self.scope}\n{self.call}\n{self.attempt}".encode()).digest()
+        return base64.b32encode(digest).decode().lower()[:10]
+
+    @classmethod
+    def once(cls) -> Self:
+        """A key that nothing else has."""
+        return cls(uuid.uuid4().hex, "once")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One row of the ledger. Times are aware (UTC)."""
+
+    key: str
+    scope: str
+    call: str
+    attempt: int
+    cluster: str
+    user: str
+    job_name: str
+    script_digest: str
+    directory: str
+    intent_at: datetime
+    status: SubmissionStatus = SubmissionStatus.INTENT
+    flow_run_id: str | None = None
+    kind: str = "application"
+    array: bool = False
+    requeue: bool = False
+    standard_output: str | None = None
+    standard_error: str | None = None
+    job_id: str | None = None
+    submitted_at: datetime | None = None
+    final_at: datetime | None = None
+    final_state: str | None = None
+    cancel_requested: bool = False
+    told: bool = False
+    accounted: bool = False
+    message: str | None = None
+    secret_path: str | None = None
+    written_files: Mapping[str, str] = field(default_factory=dict)
+    output_offsets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def name_in_slurm(self) -> str:
+        """`<name>-<key>`: the name by which the job is found again."""
+        return f"{slurm_name(self.job_name)}-{self.key}"
+
+    @property
+    def job(self) -> SlurmJob | None:
+        """The job, once Slurm has it."""
+        if self.job_id is None or self.submitted_at is None:
+            return None
+        return SlurmJob(
+            cluster=self.cluster, job_id=self.job_id, key=self.key, name=self.job_name, user=self.user,
+            directory=self.directory, standard_output=self.standard_output, standard_error=self.standard_error,
+            submitted_at=self.submitted_at, array=self.array, requeue=self.requeue,
+        )  # fmt: skip
+
+
+def slurm_name(name: str) -> str:
+    """A job name of letters, digits and `_.-` only, at most 48: squeue splits at commas, and Slurm prints names raw."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.")[:48] or "job"
+
+
+_metadata = sa.MetaData()
+_time = sa.DateTime(timezone=True)
+submissions = sa.Table(
+    "submissions",
+    _metadata,
+    sa.Column("key", sa.String(32), primary_key=True),
+    sa.Column("scope", sa.String(128), nullable=False),
+    sa.Column("call", sa.String(255), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("cluster", sa.String(128), nullable=False),
+    sa.Column("user", sa.String(64), nullable=False),
+    sa.Column("job_name", sa.Text, nullable=False),
+    sa.Column("script_digest", sa.String(80), nullable=False),
+    sa.Column("directory", sa.Text, nullable=False),
+    sa.Column("intent_at", _time, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("flow_run_id", sa.String(36), index=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("array", sa.Boolean, nullable=False),
+    sa.Column("requeue", sa.Boolean, nullable=False),
+    sa.Column("standard_output", sa.Text),
+    sa.Column("standard_error", sa.Text),
+    sa.Column("job_id", sa.String(32)),
+    sa.Column("submitted_at", _time),
+    sa.Column("final_at", _time),
+    sa.Column("final_state", sa.String(32)),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False),
+    sa.Column("told", sa.Boolean, nullable=False),
+    sa.Column("accounted", sa.Boolean, nullable=False),
+    sa.Column("message", sa.Text),
+    sa.Column("secret_path", sa.Text),
+    sa.Column("written_files", sa.JSON, nullable=False),
+    sa.Column("output_offsets", sa.JSON, nullable=False),
+    sa.UniqueConstraint("scope", "call", "attempt"),
+    sa.Index("submissions_status", "cluster", "status"),
+    sa.Index("submissions_job", "cluster", "job_id"),
+)
+
+
+def default_path() -> Path:
+    """`JOBBERGATE_FLOWS_LEDGER`, or a file in the account's local state directory."""
+    given = os.environ.get("JOBBERGATE_FLOWS_LEDGER")
+    state = os.environ.get("JOBBERGATE_FLOWS_STATE_DIR")
+    if given:
+        return Path(given)
+    folder = Path(state) if state else platformdirs.user_state_path("jobbergate-flows")
+    return folder / "ledger.sqlite3"
+
+
+class Ledger:
+    """The submissions, as rows. Every method is one short transaction; calls from several threads are safe."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    @classmethod
+    def open(cls, where: str | Path | None = None) -> Self:
+        """Open a ledger, making or upgrading it where needed.
+
+        Args:
+            where: A file or a database URL; otherwise `default_path()`.
+
+        Raises:
+            LedgerError: The file is on a network file system, cannot be written, or is of a newer version.
+        """
+        text = str(where if where is not None else default_path())
+        try:
+            if "://" in text:
+                engine = sa.create_engine(text, pool_pre_ping=True)
+                _upgrade(engine)
+                return cls(engine)
+            path = Path(text).expanduser().absolute()
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _refuse_network(path)
+            engine = _sqlite(path)
+            # Two processes that open a new ledger at once must not both make it.
+            with path.with_name(path.name + ".lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _upgrade(engine)
+            path.chmod(0o600)
+        except (OSError, sa.exc.SQLAlchemyError) as error:
+            raise LedgerError(f"the ledger cannot be opened: {error}", where=text) from error
+        return cls(engine)
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self._engine.dispose()
+
+    def intend(self, submission: Submission) -> Submission:
+        """Commit an intent, and return it; or the row that is there already under its key."""
+        values = {field.name: getattr(submission, field.name) for field in fields(submission)}
+        values |= {"written_files": dict(submission.written_files), "output_offsets": dict(submission.output_offsets)}
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sa.insert(submissions).values(values))
+        except sa.exc.IntegrityError:
+            there = self.get(submission.key)
+            if there is None:
+                raise
+            return there
+        return submission
+
+    def get(self, key: str) -> Submission | None:
+        """The submission of a key."""
+        found = self._select(submissions.c.key == key)
+        return found[0] if found else None
+
+    def of_flow_run(self, flow_run_id: str) -> list[Submission]:
+        """A flow run's submissions, oldest first."""
+        return self._select(submissions.c.flow_run_id == flow_run_id)
+
+    def of_job(self, cluster: str, job_id: str) -> Submission | None:
+        """The newest submission with that job id on a cluster (Slurm reuses ids)."""
+        found = self._select(submissions.c.cluster == cluster, submissions.c.job_id == job_id)
+        return found[-1] if found else None
+
+    def unfinished(self, cluster: str) -> list[Submission]:
+        """Submissions of a cluster whose job is not final, or whose end was not told yet."""
+        open_ = submissions.c.status.in_([SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED])
+        untold = sa.and_(
+            submissions.c.status == SubmissionStatus.FINAL,
+            submissions.c.told.is_(False),
+            submissions.c.flow_run_id.is_not(None),
+        )
+        return self._select(submissions.c.cluster == cluster, sa.or_(open_, untold))
+
+    def recent(self, *, cluster: str | None = None, limit: int = 50) -> list[Submission]:
+        """The newest submissions, newest first."""
+        where = [submissions.c.cluster == cluster] if cluster else []
+        query = sa.select(submissions).where(*where).order_by(submissions.c.intent_at.desc()).limit(limit)
+        with self._engine.connect() as connection:
+            return [_submission(row) for row in connection.execute(query)]
+
+    def current_attempt(self, scope: str, call: str) -> int:
+        """The attempt that a submission of this scope and call belongs to.
+
+        It is the newest one's, and the next one only when the newest one's job is final and its end was told: a flow
+        that is run again after a crash gets its job back, one that is retried after its end gets a new one.
+        """
+        found = self._select(submissions.c.scope == scope, submissions.c.call == call)
+        if not found:
+            return 0
+        last = max(found, key=lambda row: row.attempt)
+        over = last.status in (SubmissionStatus.REFUSED, SubmissionStatus.CANCELLED) or (
+            last.status is SubmissionStatus.FINAL and last.told
+        )
+        return last.attempt + 1 if over else last.attempt
+
+    def mark_submitted(
+        self, key: str, job_id: str, at: datetime, standard_output: str | None, standard_error: str | None
+    ) -> None:
+        """Slurm has the job."""
+        self._update(
+            key, status=SubmissionStatus.SUBMITTED, job_id=job_id, submitted_at=at,
+            standard_output=standard_output, standard_error=standard_error,
+        )  # fmt: skip
+
+    def mark_written(self, key: str, files: Mapping[str, str]) -> None:
+        """Files were written for the submission: path -> digest."""
+        self._update(key, written_files=dict(files))
+
+    def mark_refused(self, key: str, message: str) -> None:
+        """Slurm will not take the job."""
+        self._update(key, status=SubmissionStatus.REFUSED, message=message, final_at=datetime.now(UTC))
+
+    def mark_cancelled(self, key: str) -> None:
+        """The submission was given up before Slurm had the job."""
+        self._update(key, status=SubmissionStatus.CANCELLED, final_at=datetime.now(UTC))
+
+    def request_cancel(self, key: str) -> None:
+        """Somebody wants the submission, or its job, cancelled."""
+        self._update(key, cancel_requested=True)
+
+    def mark_final(self, key: str, state: str, message: str, *, accounted: bool) -> None:
+        """The job is over. `accounted` says that accounting holds it."""
+        self._update(
+            key, status=SubmissionStatus.FINAL, final_state=state, message=message,
+            final_at=datetime.now(UTC), accounted=accounted,
+        )  # fmt: skip
+
+    def mark_told(self, key: str) -> None:
+        """The job's end was told to whoever waits for it."""
+        self._update(key, told=True)
+
+    def set_offsets(self, key: str, offsets: Mapping[str, int]) -> None:
+        """So far the job's output has been delivered: path -> bytes."""
+        self._update(key, output_offsets=dict(offsets))
+
+    def witness(self, cluster: str, user: str) -> Witness | None:
+        """The newest job of a user that accounting is known to hold."""
+        query = (
+            sa.select(submissions)
+            .where(
+                submissions.c.cluster == cluster,
+                submissions.c.user == user,
+                submissions.c.accounted.is_(True),
+                submissions.c.job_id.is_not(None),
+            )
+            .order_by(submissions.c.submitted_at.desc())
+            .limit(1)
+        )
+        with self._engine.connect() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return None
+        found = _submission(row)
+        return Witness(found.job_id or "", found.name_in_slurm, found.submitted_at or found.intent_at)
+
+    def files_we_wrote(self, cluster: str, directory: str) -> dict[str, str]:
+        """What earlier submissions wrote into a directory: path -> digest, the newest counts."""
+        files: dict[str, str] = {}
+        for row in self._select(submissions.c.cluster == cluster, submissions.c.directory == directory):
+            files |= row.written_files
+        return files
+
+    def _select(self, *where: sa.ColumnElement[bool]) -> list[Submission]:
+        query = sa.select(submissions).where(*where).order_by(submissions.c.intent_at)
+        with self._engine.connect() as connection:
+            return [_submission(row) for row in connection.execute(query)]
+
+    def _update(self, key: str, **values: Any) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(sa.update(submissions).where(submissions.c.key == key).values(values))
+
+
+def _submission(row: sa.Row[Any]) -> Submission:
+    values = dict(row._mapping)
+    values["status"] = SubmissionStatus(values["status"])
+    for name in ("intent_at", "submitted_at", "final_at"):
+        moment = values[name]
+        # SQLite keeps no zone.
+        values[name] = moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+    return Submission(**values)
+
+
+def _sqlite(path: Path) -> sa.Engine:
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+
+    def prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # The intent must survive the machine's death.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    sa.event.listen(engine, "connect", prepare)
+    return engine
+
+
+def _upgrade(engine: sa.Engine) -> None:
+    if _revision(engine) == REVISION:
+        return
+    # Imported only when there is something to do: it takes a while.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(7061696)"))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except Exception as error:
+            raise LedgerError(
+                f"the ledger's schema cannot be upgraded: {error}",
+                where=str(engine.url),
+                hint="it may belong to a newer version of jobbergate-flows: upgrade, or name another ledger",
+            ) from error
+
+
+def _revision(engine: sa.Engine) -> str | None:
+    with contextlib.suppress(sa.exc.DatabaseError), engine.connect() as connection:
+        found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return found
+    return None
+
+
+def _refuse_network(path: Path) -> None:
+    mounts = []
+    for line in _lines(Path("/proc/self/mounts")):
+        columns = line.split()
+        if len(columns) > 2:
+            mounts.append((columns[1].replace("\\040", " "), columns[2]))
+    inside = [(point, kind) for point, kind in mounts if path.is_relative_to(point)]
+    kind = max(inside, key=lambda mount: len(mount[0]), default=("", ""))[1]
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise LedgerError(
+            f"the ledger would lie on a network file system ({kind}), where SQLite's locks are not reliable",
+            where=str(path),
+            hint="set JOBBERGATE_FLOWS_LEDGER to a local path, or to the URL of a PostgreSQL database",
+        )
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        yield from path.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+
+
+__all__: Sequence[str] = (
+    "Ledger",
+    "LedgerError",
+    "Submission",
+    "SubmissionKey",
+    "SubmissionStatus",
+    "default_path",
+    "slurm_name",
+)

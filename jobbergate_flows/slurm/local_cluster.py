@@ -1,0 +1,299 @@
+"""No Slurm at all: jobs are processes of this machine.
+
+It makes the demo and a laptop work. Of a script's options, output, error, array, time limit, job name and working
+directory are honoured; partitions, memory and the like are not. Jobs outlive the process that submitted them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from jobbergate_flows.slurm import local_runner
+from jobbergate_flows.slurm.cluster import (
+    FileChunk,
+    FileEntry,
+    Finding,
+    FoundJob,
+    JobDetails,
+    SubmitRequest,
+    Witness,
+)
+from jobbergate_flows.slurm.commands.environment import clean_environment
+from jobbergate_flows.slurm.commands.squeue import expand_tasks
+from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
+from jobbergate_flows.slurm.door import OwnAccountDoor
+from jobbergate_flows.slurm.errors import SubmissionRefused
+from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, Known, Observation
+from jobbergate_flows.slurm.options import resources_of
+from jobbergate_flows.slurm.paths import output_paths
+
+MAX_ARRAY_TASKS = 1001
+_KILL_WAIT_SECONDS = 5
+_START_GRACE = timedelta(seconds=30)
+
+
+class LocalCluster:
+    """Jobs as processes of this machine, kept in files.
+
+    Args:
+        name: The cluster's name.
+        root: Where jobs, their scripts and states are kept; made when it is not there.
+        max_parallel: How many tasks of one array run at once; otherwise as many as there are processors.
+    """
+
+    def __init__(self, name: str = "local", *, root: Path, max_parallel: int | None = None) -> None:
+        self._name = name
+        self._root = root
+        self._max_parallel = max_parallel or os.cpu_count() or 1
+        self._door = OwnAccountDoor()
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return self._name
+
+    @property
+    def user(self) -> str:
+        """The own account."""
+        return self._door.user
+
+    async def query(self, jobs: Mapping[str, datetime]) -> dict[str, Observation]:
+        """See `Cluster.query`."""
+        return await asyncio.to_thread(lambda: {job_id: self._observe(job_id) for job_id in jobs})
+
+    async def find(self, job_name: str, *, since: datetime, witness: Witness | None = None) -> list[FoundJob]:
+        """See `Cluster.find`. The jobs are in files, so that absence is always proved."""
+        return await asyncio.to_thread(self._find, job_name)
+
+    async def submit(self, request: SubmitRequest) -> str:
+        """See `Cluster.submit`."""
+        return await asyncio.to_thread(self._submit, request)
+
+    async def cancel(self, job_ids: Sequence[str]) -> None:
+        """See `Cluster.cancel`."""
+        await asyncio.to_thread(self._cancel, job_ids)
+
+    async def details(self, job_id: str, *, since: datetime) -> JobDetails:
+        """See `Cluster.details`; there is no accounting."""
+        return JobDetails({"User": self.user, "NodeList": platform.node()})
+
+    async def check_directory(self, directory: str) -> None:
+        """See `Cluster.check_directory`."""
+        await self._door.check_directory(directory)
+
+    async def write_files(
+        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """See `Cluster.write_files`."""
+        return await self._door.write_files(directory, files, ours=ours)
+
+    async def write_secret(self, path: str, text: str) -> None:
+        """See `Cluster.write_secret`."""
+        await self._door.write_secret(path, text)
+
+    async def remove_files(self, paths: Sequence[str]) -> None:
+        """See `Cluster.remove_files`."""
+        await self._door.remove_files(paths)
+
+    async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
+        """See `Cluster.read`."""
+        return await self._door.read(path, offset=offset, limit=limit)
+
+    async def list_files(self, directory: str, *, limit: int = 1000) -> list[FileEntry]:
+        """See `Cluster.list_files`."""
+        return await self._door.list_files(directory, limit=limit)
+
+    async def check(self) -> list[Finding]:
+        """See `Cluster.check`."""
+        return [
+            Finding("local", True, f"jobs are processes of {platform.node()}, kept in {self._root}"),
+            Finding("parallel", True, f"up to {self._max_parallel} tasks of an array at once"),
+        ]
+
+    def _submit(self, request: SubmitRequest) -> str:
+        if not request.script.startswith("#!"):
+            raise SubmissionRefused(
+                "This does not look like a batch script: the first line must start with #! and an interpreter",
+                hint="begin the template with #!/bin/bash",
+            )
+        options = {
+            **parse_directives(request.script).options,
+            **parse_parameters(request.arguments).options,
+        }
+        resources = resources_of(parse_parameters(request.arguments)).over(
+            resources_of(parse_directives(request.script))
+        )
+        tasks, parallel = self._tasks(resources.array)
+        job_id, folder = self._new_folder()
+        array = resources.array is not None
+        output, error = output_paths(
+            options, directory=request.directory, job_id=job_id, job_name=request.job_name,
+            user=self.user, array=array,
+        )  # fmt: skip
+        script = folder / "script"
+        script.write_text(request.script)
+        script.chmod(0o700)
+        environment = clean_environment() | {
+            "SLURM_CLUSTER_NAME": self.name,
+            "SLURM_JOB_ID": job_id,
+            "SLURM_JOBID": job_id,
+            "SLURM_JOB_NAME": request.job_name,
+            "SLURM_SUBMIT_DIR": request.directory,
+            "SLURM_JOB_NODELIST": platform.node(),
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_NTASKS": str(resources.tasks or 1),
+            "SLURM_CPUS_ON_NODE": str(os.cpu_count() or 1),
+            "SLURM_CPUS_PER_TASK": str(resources.cpus_per_task or 1),
+        }
+        if array:
+            environment |= {"SLURM_ARRAY_JOB_ID": job_id, "SLURM_ARRAY_TASK_COUNT": str(len(tasks))}
+        self._write(
+            folder / "job.json",
+            {
+                "name": request.job_name,
+                "submit": datetime.now(UTC).timestamp(),
+                "tasks": tasks,
+                "parallel": parallel,
+                "limit": _seconds(resources.time_limit),
+                "kill_wait": _KILL_WAIT_SECONDS,
+                "script": str(script),
+                "directory": request.directory,
+                "output": output,
+                "error": error,
+                "append": options.get("open-mode") == "append",
+                "environment": environment,
+            },
+        )
+        subprocess.Popen(
+            [sys.executable, "-I", local_runner.__file__, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={"PATH": environment["PATH"], "LC_ALL": "C.UTF-8"},
+            start_new_session=True,
+        )
+        return job_id
+
+    def _tasks(self, array: str | None) -> tuple[list[int | None], int]:
+        if array is None:
+            return [None], 1
+        tasks: list[int | None] = list(expand_tasks(array))
+        if len(tasks) > MAX_ARRAY_TASKS:
+            raise SubmissionRefused(f"Invalid job array specification: more than {MAX_ARRAY_TASKS} tasks")
+        at_once = int(array.partition("%")[2] or self._max_parallel)
+        return tasks, max(1, min(at_once, self._max_parallel))
+
+    def _new_folder(self) -> tuple[str, Path]:
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._root / "next").open("a+") as counter:
+            fcntl.flock(counter, fcntl.LOCK_EX)
+            counter.seek(0)
+            number = int(counter.read() or 1)
+            folder = self._root / str(number)
+            folder.mkdir(mode=0o700)
+            counter.seek(0)
+            counter.truncate()
+            counter.write(str(number + 1))
+        return str(number), folder
+
+    def _observe(self, job_id: str) -> Observation:
+        folder = self._root / job_id
+        job = self._read_json(folder / "job.json")
+        if job is None or not job_id.isdigit():
+            return Absent()
+        state = self._read_json(folder / "state.json")
+        # A job whose runner never wrote a state lost it in the moment of its start.
+        begun = datetime.fromtimestamp(job["submit"], UTC)
+        lost = not _is_running(state) if state is not None else datetime.now(UTC) - begun > _START_GRACE
+        if lost:
+            # It may have written its last word just before it ended.
+            state = self._read_json(folder / "state.json")
+        entries = state["tasks"] if state else {}
+        return Known(tuple(_row(job_id, job, task, entries, lost) for task in job["tasks"]))
+
+    def _find(self, job_name: str) -> list[FoundJob]:
+        found = []
+        for folder in self._root.glob("[0-9]*"):
+            job = self._read_json(folder / "job.json")
+            if job is not None and job["name"] == job_name:
+                observed = self._observe(folder.name)
+                state = observed.rows[0].state if isinstance(observed, Known) else "PENDING"
+                found.append(FoundJob(folder.name, datetime.fromtimestamp(job["submit"], UTC), state))
+        return sorted(found, key=lambda job: int(job.job_id))
+
+    def _cancel(self, job_ids: Sequence[str]) -> None:
+        for job_id in job_ids:
+            folder = self._root / job_id
+            if job_id.isdigit() and folder.is_dir():
+                (folder / "cancel").write_text(str(os.getuid()))
+
+    @staticmethod
+    def _write(path: Path, content: Mapping[str, Any]) -> None:
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps(content))
+        new.replace(path)
+
+    @staticmethod
+    def _read_json(path: Path) -> dict[str, Any] | None:
+        with contextlib.suppress(FileNotFoundError):
+            content: dict[str, Any] = json.loads(path.read_text())
+            return content
+        return None
+
+
+def _row(job_id: str, job: Mapping[str, Any], task: int | None, entries: Mapping[str, Any], lost: bool) -> JobRow:
+    entry = entries.get("" if task is None else str(task), {"state": "PENDING"})
+    state = entry["state"]
+    if lost and state in ("PENDING", "RUNNING"):
+        state = "NODE_FAIL"
+    return JobRow(
+        job_id=job_id if task is None else f"{job_id}_{task}",
+        array_job_id=job_id,
+        array_task_id=task,
+        state=state,
+        source="local",
+        reason="None" if state != "PENDING" else "Resources",
+        exit_code=ExitCode(entry["code"], entry["signal"]) if "code" in entry else None,
+        cancelled_by=entry.get("by"),
+        user_id=os.getuid(),
+        submit=datetime.fromtimestamp(job["submit"], UTC),
+        start=datetime.fromtimestamp(entry["start"], UTC) if "start" in entry else None,
+        end=datetime.fromtimestamp(entry["end"], UTC) if "end" in entry else None,
+        nodes=platform.node() if "start" in entry else None,
+    )
+
+
+def _is_running(state: Mapping[str, Any]) -> bool:
+    if all(entry["state"] not in ("PENDING", "RUNNING") for entry in state["tasks"].values()):
+        return True
+    try:
+        return bool(local_runner.process_start(state["pid"]) == state["started"])
+    except (OSError, IndexError):
+        return False
+
+
+def _seconds(limit: str | None) -> float | None:
+    """sbatch's time forms in seconds; None for no limit."""
+    if limit is None or not limit[0].isdigit():
+        return None
+    days, dash, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        return ((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds
+    if len(parts) == 3:
+        return (parts[0] * 60 + parts[1]) * 60 + parts[2]
+    minutes, seconds = (*parts, 0)[:2]
+    return minutes * 60 + seconds

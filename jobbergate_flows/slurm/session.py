@@ -1,0 +1,176 @@
+"""A cluster with its ledger and its tracker: what tasks, the worker and the command line work with.
+
+What is guaranteed: a key is submitted once, whatever dies meanwhile; a job that Slurm has is found again; its output
+is delivered once; and a job's end is told again until `mark_told` says that it was told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+
+from jobbergate_flows.slurm.cluster import Cluster, JobDetails
+from jobbergate_flows.slurm.errors import ClusterUnreachable, JobNotFound
+from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
+from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
+from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
+from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.slurm.submission import GRACE_SECONDS, SubmissionOrder, submit_once
+from jobbergate_flows.slurm.tracker import JobTracker
+
+_OUTPUT_SECONDS = 3.0
+
+
+class ClusterSession:
+    """One cluster as one user, in one event loop."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        *,
+        grace: float = GRACE_SECONDS,
+        output_limits: OutputLimits | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.ledger = ledger
+        self.tracker = JobTracker(cluster)
+        self._grace = grace
+        self._output_limits = output_limits
+
+    async def key(self, scope: str | None, call: str) -> SubmissionKey:
+        """The key of a submission: its attempt is the ledger's to know. Without a scope it is a new one."""
+        if scope is None:
+            return SubmissionKey.once()
+        attempt = await asyncio.to_thread(self.ledger.current_attempt, scope, call)
+        return SubmissionKey(scope, call, attempt)
+
+    async def submit(self, order: SubmissionOrder, *, on_wait: Callable[[str], None] | None = None) -> SlurmJob:
+        """Submit an order once; see `submission.submit_once`."""
+        return await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
+
+    async def wait(
+        self,
+        job: SlurmJob,
+        *,
+        on_status: Callable[[JobStatus], Awaitable[None]] | None = None,
+        on_output: Callable[[Sequence[OutputLine]], Awaitable[None]] | None = None,
+    ) -> JobStatus:
+        """Follow a job to its end.
+
+        Args:
+            on_status: Told each status that differs from the one before, the final one included.
+            on_output: Told the lines that the job writes; standard error apart from standard output where it has a
+                file of its own.
+
+        Returns:
+            The final status, which the ledger then has as well.
+        """
+        row = await asyncio.to_thread(self.ledger.get, job.key)
+        follower = OutputFollower(
+            self.cluster, job, row.output_offsets if row is not None else None, self._output_limits
+        )
+        lock = asyncio.Lock()
+
+        async def deliver(to_the_end: bool) -> None:
+            if on_output is None:
+                return
+            async with lock:
+                lines = await follower.read(self.tracker.status_of(job.job_id), to_the_end=to_the_end)
+                if lines:
+                    await on_output(lines)
+                    await asyncio.to_thread(self.ledger.set_offsets, job.key, follower.offsets)
+
+        async def deliver_always() -> None:
+            while True:
+                await asyncio.sleep(_OUTPUT_SECONDS)
+                await deliver(False)
+
+        delivering = asyncio.create_task(deliver_always()) if on_output is not None else None
+        try:
+            with self.tracker.watch(job) as watch:
+                async for status in watch:
+                    if status.final:
+                        if delivering is not None:
+                            delivering.cancel()
+                            with contextlib.suppress(asyncio.CancelledError):
+                                await delivering
+                        await deliver(True)
+                    if on_status is not None:
+                        await on_status(status)
+                    if status.final:
+                        break
+        finally:
+            if delivering is not None:
+                delivering.cancel()
+        if row is not None and row.status is not SubmissionStatus.FINAL:
+            accounted = any(found.source == "sacct" for found in status.rows)
+            await asyncio.to_thread(self.ledger.mark_final, job.key, status.name, status.message, accounted=accounted)
+        return status
+
+    async def status(self, job: SlurmJob) -> JobStatus:
+        """A job's status now.
+
+        Raises:
+            JobNotFound: Slurm does not know it (any more).
+            ClusterUnreachable: Slurm does not answer.
+        """
+        observation = (await self.cluster.query({job.job_id: job.submitted_at}))[job.job_id]
+        if isinstance(observation, Unreachable):
+            raise ClusterUnreachable(observation.cause)
+        status = (
+            summarize(observation.rows, requeue=job.requeue, gone_for=None) if isinstance(observation, Known) else None
+        )
+        if status is None:
+            raise JobNotFound(f"Slurm does not know job {job.job_id}", where=self.cluster.name)
+        return status
+
+    async def details(self, job: SlurmJob) -> JobDetails:
+        """What accounting says of a job, for its summary; empty where it does not answer."""
+        try:
+            return await self.cluster.details(job.job_id, since=job.submitted_at)
+        except ClusterUnreachable:
+            return JobDetails()
+
+    async def cancel(self, job: SlurmJob) -> None:
+        """Ask for a job's end.
+
+        Raises:
+            ClusterUnreachable
+        """
+        await asyncio.to_thread(self.ledger.request_cancel, job.key)
+        await self.cluster.cancel([job.job_id])
+        self.tracker.wake()
+
+    async def cancel_flow_run(self, flow_run_id: str) -> list[Submission]:
+        """Ask for the end of all unfinished submissions of a flow run, and return them.
+
+        One that Slurm does not have yet is given up, or cancelled as soon as it is found.
+        """
+        rows = [
+            row
+            for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id)
+            if row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED)
+        ]
+        for row in rows:
+            await asyncio.to_thread(self.ledger.request_cancel, row.key)
+        jobs = [row.job_id for row in rows if row.job_id is not None]
+        if jobs:
+            await self.cluster.cancel(jobs)
+            self.tracker.wake()
+        return rows
+
+    async def unfinished(self) -> list[Submission]:
+        """Submissions of this cluster whose job is not final, or whose end was not told."""
+        return await asyncio.to_thread(self.ledger.unfinished, self.cluster.name)
+
+    async def mark_told(self, job: SlurmJob) -> None:
+        """The job's end was told to whoever waits for it: the next submission of its call is a new attempt."""
+        await asyncio.to_thread(self.ledger.mark_told, job.key)
+
+    async def remove_secret(self, job: SlurmJob) -> None:
+        """Remove the file that held what must not be in the script."""
+        row = await asyncio.to_thread(self.ledger.get, job.key)
+        if row is not None and row.secret_path is not None:
+            await self.cluster.remove_files([row.secret_path])

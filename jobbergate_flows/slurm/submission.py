@@ -1,0 +1,316 @@
+"""Submitting exactly once.
+
+sbatch's answer can be lost while the job exists ("Socket timed out on send/recv operation"), and a worker can die
+between sbatch and its record. So the intent is committed first, the job bears its key in its name, and whatever the
+ledger does not know is looked up on the cluster before anything is submitted again. "Ambiguous" is never a resting
+state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+
+from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest
+from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
+from jobbergate_flows.slurm.errors import (
+    ClusterUnreachable,
+    DirectoryRefused,
+    FileRefused,
+    SlurmError,
+    SubmissionAmbiguous,
+    SubmissionCancelled,
+    SubmissionHeld,
+    SubmissionRefused,
+)
+from jobbergate_flows.slurm.jobs import SlurmJob
+from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus, slurm_name
+from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.paths import output_paths
+
+_logger = logging.getLogger(__name__)
+GRACE_SECONDS = 15.0
+"""So long a job must not be found before it counts as never submitted: MessageTimeout (10 s), accounting's lag (2 s)."""
+
+_LOOK_SECONDS = 2.0
+_RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)
+_HELD_SECONDS = (30.0, 60.0, 120.0, 300.0)
+SECRET_FILE = ".environment"
+"""Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubmissionOrder:
+    """What is to be submitted, once, under one key.
+
+    Args:
+        script: The job script with its supporting files.
+        resources: Options that override the script's.
+        directory: The base directory, absolute on the cluster.
+        key: What the submission is.
+        job_name: The job's name as the user sees it; otherwise the script's.
+        in_place: Run in `directory` itself, instead of a new directory in it.
+        flow_run_id: The run that it belongs to.
+        kind: `application`, or `flow` for a flow that runs as the job.
+        secret: Text for `SECRET_FILE`.
+    """
+
+    script: JobScript
+    resources: SlurmResources
+    directory: str
+    key: SubmissionKey
+    job_name: str | None = None
+    in_place: bool = False
+    flow_run_id: str | None = None
+    kind: str = "application"
+    secret: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The job's name as the user sees it."""
+        return self.job_name or self.script.name
+
+    @property
+    def run_directory(self) -> str:
+        """Where the job runs."""
+        if self.in_place:
+            return self.directory
+        return str(PurePosixPath(self.directory) / f"{slurm_name(self.name)}-{self.key.token}")
+
+    @property
+    def script_file(self) -> str:
+        """The name of the job script's file in that directory: for people; sbatch reads the script from its input."""
+        return f"{slurm_name(self.name)}.sh"
+
+
+async def submit_once(
+    cluster: Cluster,
+    ledger: Ledger,
+    order: SubmissionOrder,
+    *,
+    on_wait: Callable[[str], None] | None = None,
+    grace: float = GRACE_SECONDS,
+) -> SlurmJob:
+    """Submit an order, unless that was done before, and return its job.
+
+    Outages and limits of Slurm's are waited out. Being cancelled (as a coroutine) leaves a state from which the next
+    call with the same order goes on. Nothing is left of a submission that was refused.
+
+    Args:
+        on_wait: Told, once for each cause, why it takes longer.
+        grace: Seconds; see `GRACE_SECONDS`.
+
+    Raises:
+        DirectoryRefused, FileRefused: before anything was submitted.
+        SubmissionRefused: with sbatch's own words.
+        SubmissionCancelled: `ledger.request_cancel` came before Slurm had the job.
+    """
+    return await _Submitting(cluster, ledger, order, on_wait or (lambda _why: None), grace).run()
+
+
+class _Submitting:
+    def __init__(
+        self, cluster: Cluster, ledger: Ledger, order: SubmissionOrder, on_wait: Callable[[str], None], grace: float
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._order = order
+        self._on_wait = on_wait
+        self._grace = grace
+        self._told: str | None = None
+
+    async def run(self) -> SlurmJob:
+        there = await asyncio.to_thread(self._ledger.get, self._order.key.token)
+        if there is not None:
+            return await self._take_up(there)
+        order = self._order
+        if not order.in_place or order.script.files:
+            await self._patiently(lambda: self._cluster.check_directory(order.directory))
+        intent = await asyncio.to_thread(self._ledger.intend, self._intent())
+        return await self._submit(intent)
+
+    async def _take_up(self, row: Submission) -> SlurmJob:
+        if row.job is not None:
+            return row.job
+        if row.status is SubmissionStatus.CANCELLED:
+            raise SubmissionCancelled("the submission was cancelled")
+        if row.status is SubmissionStatus.REFUSED:
+            raise SubmissionRefused(row.message or "the submission was refused")
+        # An intent without an id: sbatch may have run.
+        job = await self._look_up(row)
+        return job if job is not None else await self._submit(row)
+
+    async def _submit(self, row: Submission) -> SlurmJob:
+        held = tries = 0
+        while True:
+            await self._give_up_if_cancelled(row)
+            try:
+                await self._write_files(row)
+                return await self._sbatch(row)
+            except SubmissionAmbiguous as error:
+                self._say(f"sbatch's answer was lost ({error.message}); looking the job up")
+                job = await self._look_up(row)
+                if job is not None:
+                    return job
+            except SubmissionHeld as error:
+                self._say(f"a limit of Slurm's is reached: {error.message}")
+                await self._pause(_HELD_SECONDS[min(held, len(_HELD_SECONDS) - 1)], row)
+                held += 1
+            except ClusterUnreachable as error:
+                self._say(f"Slurm does not answer: {error.message}")
+                await self._pause(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)], row)
+                tries += 1
+            except (SubmissionRefused, DirectoryRefused, FileRefused) as error:
+                await self._refuse(row, error)
+                raise
+
+    async def _sbatch(self, row: Submission) -> SlurmJob:
+        order = self._order
+        request = SubmitRequest(
+            script=order.script.text,
+            arguments=order.resources.to_arguments(),
+            job_name=row.name_in_slurm,
+            key=row.key,
+            directory=row.directory,
+        )
+
+        async def submit_and_record() -> SlurmJob:
+            job_id = await self._cluster.submit(request)
+            return await self._record(row, job_id, datetime.now(UTC))
+
+        # Its answer is recorded even when whoever waits for it goes away.
+        return await asyncio.shield(asyncio.ensure_future(submit_and_record()))
+
+    async def _look_up(self, row: Submission) -> SlurmJob | None:
+        """The job of an intent, if Slurm has one; None once its absence is proved for the whole grace."""
+        loop = asyncio.get_running_loop()
+        absent_since: float | None = None
+        tries = 0
+        while True:
+            witness = await asyncio.to_thread(self._ledger.witness, row.cluster, row.user)
+            try:
+                found = await self._cluster.find(row.name_in_slurm, since=row.intent_at, witness=witness)
+            except ClusterUnreachable as error:
+                absent_since = None
+                self._say(f"cannot find out whether the job was submitted: {error.message}")
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+                continue
+            if found:
+                return await self._adopt(row, found)
+            now = loop.time()
+            absent_since = now if absent_since is None else absent_since
+            if now - absent_since >= self._grace:
+                await self._give_up_if_cancelled(row)
+                return None
+            await asyncio.sleep(min(_LOOK_SECONDS, max(self._grace / 3, 0.01)))
+
+    async def _adopt(self, row: Submission, found: list[FoundJob]) -> SlurmJob:
+        oldest, *others = found
+        if others:
+            _logger.warning("Job %s was submitted %d times; the oldest is kept", row.name_in_slurm, len(found))
+            await self._cluster.cancel([job.job_id for job in others])
+        return await self._record(row, oldest.job_id, oldest.submit or row.intent_at)
+
+    async def _record(self, row: Submission, job_id: str, at: datetime) -> SlurmJob:
+        order = self._order
+        options = {
+            **parse_directives(order.script.text).options,
+            **parse_parameters(order.resources.to_arguments()).options,
+        }
+        output, error = output_paths(
+            options, directory=row.directory, job_id=job_id, job_name=row.name_in_slurm, user=row.user, array=row.array
+        )
+        await asyncio.to_thread(self._ledger.mark_submitted, row.key, job_id, at, output, error)
+        recorded = await asyncio.to_thread(self._ledger.get, row.key)
+        if recorded is None or recorded.job is None:
+            raise SlurmError(f"the ledger lost job {job_id}", where=row.key)
+        if recorded.cancel_requested:
+            # It came while sbatch ran.
+            await self._cluster.cancel([job_id])
+        return recorded.job
+
+    def _intent(self) -> Submission:
+        order = self._order
+        options = {
+            **parse_directives(order.script.text).options,
+            **parse_parameters(order.resources.to_arguments()).options,
+        }
+        return Submission(
+            key=order.key.token,
+            scope=order.key.scope,
+            call=order.key.call,
+            attempt=order.key.attempt,
+            cluster=self._cluster.name,
+            user=self._cluster.user,
+            job_name=order.name,
+            script_digest=order.script.digest,
+            directory=order.run_directory,
+            intent_at=datetime.now(UTC),
+            flow_run_id=order.flow_run_id,
+            kind=order.kind,
+            array="array" in options,
+            requeue=order.resources.requeue,
+            secret_path=f"{order.run_directory}/{SECRET_FILE}" if order.secret is not None else None,
+        )
+
+    async def _write_files(self, row: Submission) -> None:
+        order = self._order
+        files = {**order.script.files, order.script_file: order.script.text}
+        ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
+        written = await self._cluster.write_files(row.directory, files, ours=ours)
+        await asyncio.to_thread(self._ledger.mark_written, row.key, written)
+        if order.secret is not None and row.secret_path is not None:
+            await self._cluster.write_secret(row.secret_path, order.secret)
+
+    async def _refuse(self, row: Submission, error: SlurmError) -> None:
+        await asyncio.to_thread(self._ledger.mark_refused, row.key, str(error))
+        await self._remove_files(row)
+
+    async def _give_up_if_cancelled(self, row: Submission) -> None:
+        current = await asyncio.to_thread(self._ledger.get, row.key)
+        if current is not None and current.cancel_requested:
+            await asyncio.to_thread(self._ledger.mark_cancelled, row.key)
+            await self._remove_files(row)
+            raise SubmissionCancelled("the submission was cancelled before Slurm had the job")
+
+    async def _remove_files(self, row: Submission) -> None:
+        order = self._order
+        names = [order.script_file, *order.script.files] if not order.in_place else []
+        paths = [f"{row.directory}/{name}" for name in names]
+        if row.secret_path is not None:
+            paths.append(row.secret_path)
+        try:
+            await self._cluster.remove_files(paths)
+        except SlurmError as error:
+            _logger.warning("Files of a submission that was given up are left in %s: %s", row.directory, error)
+
+    async def _patiently(self, act: Callable[[], object]) -> None:
+        tries = 0
+        while True:
+            try:
+                await act()  # type: ignore[misc]
+            except ClusterUnreachable as error:
+                self._say(f"the cluster does not answer: {error.message}")
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+            else:
+                return
+
+    async def _pause(self, seconds: float, row: Submission) -> None:
+        """Sleep, but notice a cancellation within two seconds."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while (left := until - loop.time()) > 0:
+            await self._give_up_if_cancelled(row)
+            await asyncio.sleep(min(left, 2.0))
+
+    def _say(self, why: str) -> None:
+        if why != self._told:
+            self._told = why
+            self._on_wait(why)

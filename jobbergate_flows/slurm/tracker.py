@@ -1,0 +1,259 @@
+"""Following jobs: one loop asks Slurm about all of them at once, and wakes whoever waits.
+
+What a command's failure means (no information), how long a job must be gone before it is lost, and how often to ask
+are decided by pure functions at the end of this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Self
+
+from jobbergate_flows.slurm.cluster import Cluster
+from jobbergate_flows.slurm.jobs import Absent, JobRow, JobStatus, Known, Observation, Phase, SlurmJob, Unreachable
+from jobbergate_flows.slurm.states import MEANINGS, Finality, summarize
+
+_logger = logging.getLogger(__name__)
+FIRST_SECONDS = 2.0
+LONGEST_SECONDS = 60.0
+_GROWTH = 1.5
+_SHARE = 10.0
+DETAIL_SECONDS = 60.0
+"""So long accounting may take to know how a job ended that the controller says is over."""
+LOST_SECONDS = 600.0
+"""So long a job must be unknown to controller and accounting, both answering, before it counts as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracked:
+    """What is known of one followed job. Times are the tracker's clock's, in seconds."""
+
+    job: SlurmJob
+    status: JobStatus | None = None
+    gone_since: float | None = None
+    absent_since: float | None = None
+    ended_since: float | None = None
+    unknown_state: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What following has cost so far."""
+
+    queries: int = 0
+    last_query_seconds: float = 0.0
+    jobs: int = 0
+
+
+@dataclass
+class Watch:
+    """One follower of a job: an asynchronous iterator of its statuses, each different from the one before."""
+
+    job: SlurmJob
+    _tracker: JobTracker = field(repr=False)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    @property
+    def current(self) -> JobStatus | None:
+        """The newest status; None before the first answer."""
+        return self._tracker.status_of(self.job.job_id)
+
+    async def __aiter__(self) -> AsyncIterator[JobStatus]:
+        shown: JobStatus | None = None
+        while True:
+            self._changed.clear()
+            current = self.current
+            if current is not None and (shown is None or _visible(current) != _visible(shown)):
+                shown = current
+                yield current
+                if current.final:
+                    return
+            await self._changed.wait()
+
+    async def final(self) -> JobStatus:
+        """The status with which the job ends."""
+        async for status in self:
+            if status.final:
+                return status
+        raise RuntimeError("the tracker was stopped")
+
+    def close(self) -> None:
+        """Stop following."""
+        self._tracker._leave(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+
+class JobTracker:
+    """Follows the jobs of one cluster, in one event loop.
+
+    It starts with the first watch and rests when nobody watches.
+
+    Args:
+        cluster: Whom to ask.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, cluster: Cluster, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cluster = cluster
+        self._clock = clock
+        self._tracked: dict[str, Tracked] = {}
+        self._watches: dict[str, list[Watch]] = {}
+        self._loop_task: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        self._interval = FIRST_SECONDS
+        self.statistics = Statistics()
+        self.problem: str | None = None
+        """Why Slurm is not known to be reachable; None while it answers."""
+
+    def watch(self, job: SlurmJob) -> Watch:
+        """Follow a job. Close the watch when it is no longer needed."""
+        watch = Watch(job, self)
+        self._watches.setdefault(job.job_id, []).append(watch)
+        self._tracked.setdefault(job.job_id, Tracked(job))
+        self._interval = FIRST_SECONDS
+        self._hurry.set()
+        if self._loop_task is None or self._loop_task.done():
+            self._loop_task = asyncio.create_task(self._run())
+        return watch
+
+    def wake(self) -> None:
+        """Ask soon: something was done to a job."""
+        self._interval = FIRST_SECONDS
+        self._hurry.set()
+
+    def status_of(self, job_id: str) -> JobStatus | None:
+        """The newest status of a followed job."""
+        tracked = self._tracked.get(job_id)
+        return tracked.status if tracked else None
+
+    def _leave(self, watch: Watch) -> None:
+        watches = self._watches.get(watch.job.job_id, [])
+        if watch in watches:
+            watches.remove(watch)
+        if not watches:
+            self._watches.pop(watch.job.job_id, None)
+            self._tracked.pop(watch.job.job_id, None)
+
+    async def _run(self) -> None:
+        while self._tracked:
+            self._hurry.clear()
+            asking = {
+                job_id: tracked.job.submitted_at
+                for job_id, tracked in self._tracked.items()
+                if not (tracked.status and tracked.status.final)
+            }
+            if asking:
+                await self._look(asking)
+            try:
+                await asyncio.wait_for(self._hurry.wait(), self._interval if asking else None)
+                # Several submissions in a row are one question.
+                await asyncio.sleep(min(0.2, self._interval))
+            except TimeoutError:
+                pass
+
+    async def _look(self, asking: dict[str, datetime]) -> None:
+        begun = self._clock()
+        try:
+            observations = await self._cluster.query(asking)
+        except Exception as error:
+            _logger.exception("Asking Slurm failed")
+            observations = dict.fromkeys(asking, Unreachable(f"{type(error).__name__}: {error}"))
+        now = self._clock()
+        cost = now - begun
+        self.statistics = Statistics(self.statistics.queries + 1, cost, len(asking))
+        changed = False
+        causes = [seen.cause for seen in observations.values() if isinstance(seen, Unreachable)]
+        self._note_problem(causes[0] if causes else None)
+        for job_id, observation in observations.items():
+            before = self._tracked.get(job_id)
+            if before is None:
+                continue
+            after = advance(before, observation, now)
+            self._tracked[job_id] = after
+            if after.unknown_state != before.unknown_state and after.unknown_state:
+                _logger.warning("Job %s is in a state unknown to us: %s", job_id, after.unknown_state)
+            if after.status is not None and (
+                before.status is None or _visible(after.status) != _visible(before.status)
+            ):
+                changed = True
+                for watch in self._watches.get(job_id, ()):
+                    watch._wake()
+        limited = any("Rate limit exceeded" in cause for cause in causes)
+        self._interval = next_interval(self._interval, changed=changed, cost=cost, limited=limited)
+
+    def _note_problem(self, cause: str | None) -> None:
+        if cause != self.problem:
+            if cause is not None and self.problem is None:
+                _logger.warning("Slurm does not answer: %s", cause)
+            elif cause is None:
+                _logger.info("Slurm answers again")
+            self.problem = cause
+
+
+def next_interval(interval: float, *, changed: bool, cost: float, limited: bool) -> float:
+    """Seconds until the next question: soon after a change, later and later without, never a burden. Pure."""
+    if limited:
+        return min(interval * 2, LONGEST_SECONDS * 2)
+    wanted = FIRST_SECONDS if changed else min(interval * _GROWTH, LONGEST_SECONDS)
+    return max(wanted, cost * _SHARE)
+
+
+def advance(tracked: Tracked, observation: Observation, now: float) -> Tracked:
+    """What is known of a job after one more observation. Pure."""
+    if isinstance(observation, Unreachable):
+        return tracked
+    if isinstance(observation, Absent):
+        return _absent(tracked, now)
+    assert isinstance(observation, Known)
+    rows = observation.rows
+    shown = any(row.source == "squeue" for row in rows)
+    gone_since = None if shown else (tracked.gone_since if tracked.gone_since is not None else now)
+    gone_for = None if gone_since is None else now - gone_since
+    status = summarize(rows, gone_for=gone_for, requeue=tracked.job.requeue)
+    unknown = next((row.state for row in rows if row.state not in MEANINGS), None)
+    tracked = replace(tracked, gone_since=gone_since, absent_since=None, unknown_state=unknown)
+    if status is None:
+        return tracked
+    if not status.final or not _lacks_details(rows):
+        return replace(tracked, status=status, ended_since=None)
+    # The controller says that it is over; how, accounting says a moment later.
+    ended_since = tracked.ended_since if tracked.ended_since is not None else now
+    tracked = replace(tracked, ended_since=ended_since)
+    return replace(tracked, status=status) if now - ended_since >= DETAIL_SECONDS else tracked
+
+
+def _absent(tracked: Tracked, now: float) -> Tracked:
+    absent_since = tracked.absent_since if tracked.absent_since is not None else now
+    gone_since = tracked.gone_since if tracked.gone_since is not None else now
+    tracked = replace(tracked, absent_since=absent_since, gone_since=gone_since)
+    if now - absent_since < LOST_SECONDS:
+        return tracked
+    message = (
+        f"Lost: neither Slurm's controller nor its accounting has known the job for {LOST_SECONDS / 60:.0f} minutes"
+    )
+    return replace(tracked, status=JobStatus(Phase.CRASHED, "Lost", message, "LOST", final=True))
+
+
+def _lacks_details(rows: tuple[JobRow, ...]) -> bool:
+    return any(
+        row.source == "squeue" and row.exit_code is None and MEANINGS[row.state].finality is not Finality.NEVER
+        for row in rows
+        if row.state in MEANINGS
+    )
+
+
+def _visible(status: JobStatus) -> tuple[object, ...]:
+    return status.phase, status.name, status.message, status.final
