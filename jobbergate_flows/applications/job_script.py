@@ -25,9 +25,9 @@ class JobScript(BaseModel):
 
     name: str = Field(min_length=1)
     text: str
-    files: Annotated[
-        Mapping[str, str], AfterValidator(_frozen), PlainSerializer(lambda files: dict(files))
-    ] = Field(default_factory=dict, validate_default=True)
+    files: Annotated[Mapping[str, str], AfterValidator(_frozen), PlainSerializer(lambda files: dict(files))] = Field(
+        default_factory=dict, validate_default=True
+    )
 
     @property
     def digest(self) -> str:
