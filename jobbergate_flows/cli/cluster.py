@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 import typer
@@ -37,6 +36,7 @@ def check(
 
     Exit code 4 when something is not well.
     """
+    import asyncio
     from dataclasses import asdict
 
     from jobbergate_flows.slurm.connect import connect

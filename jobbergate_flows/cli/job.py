@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Literal
 
 import typer
@@ -82,6 +81,8 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
 ) -> None:
     """Print the end of a job's output; an array's lines with the task's number in front."""
+    import asyncio
+
     from jobbergate_flows.cli.following import print_output
     from jobbergate_flows.cli.submissions import cluster_of, find_job
     from jobbergate_flows.slurm.ledger import Ledger, SubmissionStatus

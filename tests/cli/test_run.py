@@ -1,0 +1,196 @@
+"""`app run`: a job submitted and followed without Prefect; and `job`: what can be asked of it afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command_line import Ended, application, run, start
+from tests.cluster.slurm import SlurmCluster
+from tests.cluster.waiting import wait_until
+
+LONG = "until [ -e go-on ]; do read -t 0.1 <> <(:) || true; done"
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBBERGATE_FLOWS_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("JOBBERGATE_FLOWS_LEDGER", str(tmp_path / "state" / "ledger.sqlite3"))
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Path:
+    """The directory that jobs run below."""
+    folder = tmp_path / "jobs"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def ended_later(jobs: Path) -> Iterator[None]:
+    """Let jobs with a LONG script end with the test."""
+    yield
+    for folder in jobs.iterdir():
+        (folder / "go-on").touch()
+
+
+def run_locally(folder: Path, jobs: Path, *arguments: str) -> Ended:
+    return run("app", "run", folder, "--cluster", "local", "--directory", jobs, *arguments)
+
+
+def test_a_jobs_output_and_states_are_followed_to_its_end(tmp_path: Path, jobs: Path) -> None:
+    folder = application(tmp_path / "app", "cat input; pwd; echo careful >&2", "", {"input": "from a file\n"})
+
+    ended = run_locally(folder, jobs, "--sbatch=--error=errors.txt", "--job-name=mine")
+
+    [directory] = jobs.iterdir()
+    assert ended.code == 0
+    assert ended.out == f"from a file\n{directory}\n"
+    assert directory.name.startswith("mine-")
+    assert "careful" in ended.err
+    assert "Submitted job 1 on local" in ended.err
+    assert "Completed" in ended.err.splitlines()[-1]
+
+
+def test_a_job_that_fails_fails_the_command(tmp_path: Path, jobs: Path) -> None:
+    ended = run_locally(application(tmp_path / "app", "echo before; exit 3"), jobs)
+
+    assert (ended.code, ended.out) == (1, "before\n")
+    assert "exit code 3" in ended.err
+
+
+def test_an_arrays_lines_name_their_task(tmp_path: Path, jobs: Path) -> None:
+    folder = application(tmp_path / "app", "echo task $SLURM_ARRAY_TASK_ID; exit $SLURM_ARRAY_TASK_ID")
+
+    ended = run_locally(folder, jobs, "--sbatch=--array=0-1")
+
+    assert ended.code == 1
+    assert sorted(ended.out.splitlines()) == ["[0] task 0", "[1] task 1"]
+    assert "1 COMPLETED, 1 FAILED" in ended.err.replace("1 FAILED, 1 COMPLETED", "1 COMPLETED, 1 FAILED")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--directory", "/nowhere"], 3, "/nowhere"),
+        (["--directory", "/proc"], 3, "/proc"),
+        (["--sbatch=--wrap=ls"], 3, "wrap"),
+        (["--sbatch=--time=-1"], 3, "time"),
+        (["--sbatch=--ntasks=0"], 3, "tasks"),
+        (["--sbatch=--mail-user=a\nb"], 3, "no sbatch option"),
+        (["--answer", "other=1"], 3, "other"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_submitted(
+    tmp_path: Path, jobs: Path, arguments: list[str], code: int, says: str
+) -> None:
+    ended = run_locally(application(tmp_path / "app", "echo"), jobs, *arguments)
+
+    assert ended.code == code
+    assert says in ended.err.splitlines()[0]
+    assert list(jobs.iterdir()) == []
+    assert json.loads(run("job", "list", "--json").out) == []
+
+
+@pytest.mark.usefixtures("ended_later")
+def test_a_detached_job_is_followed_shown_and_cancelled_by_its_id(tmp_path: Path, jobs: Path) -> None:
+    folder = application(tmp_path / "app", f"echo first\n{LONG}\n")
+
+    job = run_locally(folder, jobs, "--detach").out.strip()
+    following = start("job", "logs", "--follow", job)
+    assert following.stdout is not None
+    assert following.stdout.readline() == "first\n"
+
+    assert json.loads(run("job", "show", job, "--json").out)["state"] == "Running"
+    assert run("job", "cancel", job).code == 0
+
+    assert following.wait(60) == 0
+    shown = json.loads(run("job", "show", job, "--json").out)
+    assert (shown["state"], shown["final"]) == ("Cancelled", True)
+    assert run("job", "show", shown["key"]).code == 0
+    assert run("job", "list").out.splitlines()[1].split()[:2] == [job, shown["key"]]
+
+
+@pytest.mark.usefixtures("ended_later")
+def test_an_interrupt_leaves_the_job_alone_and_says_how_to_cancel_it(tmp_path: Path, jobs: Path) -> None:
+    process = start(
+        "app", "run", application(tmp_path / "app", f"echo first\n{LONG}\n"),
+        "--cluster", "local", "--directory", jobs,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "first\n"
+
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 130
+    assert "jobbergate-flows job cancel 1" in told
+    assert json.loads(run("job", "show", "1", "--json").out)["state"] == "Running"
+    (next(jobs.iterdir()) / "go-on").touch()
+    wait_until(lambda: json.loads(run("job", "show", "1", "--json").out)["state"] == "Completed", 60, "the job's end")
+
+
+def test_the_end_of_the_output_is_printed(tmp_path: Path, jobs: Path) -> None:
+    script = "#SBATCH --error=errors\nseq 1 500; printf no-newline; echo trouble >&2"
+    run_locally(application(tmp_path / "app", script), jobs)
+
+    assert run("job", "logs", "1", "--lines", "3").out == "499\n500\nno-newline\n"
+    assert len(run("job", "logs", "1", "-n", "1000").out.splitlines()) == 501
+    assert run("job", "logs", "1", "--stderr").out == "trouble\n"
+    assert run("job", "logs", "1", "-n", "0").out == ""
+
+
+@pytest.mark.parametrize("arguments", [["show", "77"], ["logs", "77"], ["cancel", "77"]])
+def test_a_job_that_is_not_known_is_bad_input(arguments: list[str]) -> None:
+    ended = run("job", *arguments)
+
+    assert ended.code == 3
+    assert "77" in ended.err.splitlines()[0]
+    assert "job list" in ended.err
+
+
+def test_the_local_cluster_is_always_well() -> None:
+    assert run("cluster", "check", "--cluster", "local").code == 0
+
+
+def test_a_cluster_that_is_not_there_is_unreachable(tmp_path: Path, jobs: Path) -> None:
+    missing = {"SLURM_CONF": "/nowhere/slurm.conf"}
+
+    checked = run("cluster", "check", "--cluster", "slurm", env=missing)
+    ran = run("app", "run", application(tmp_path / "app", "echo"), "--cluster", "slurm", env=missing)
+
+    assert (checked.code, ran.code) == (4, 4)
+    assert "/nowhere/slurm.conf" in checked.err
+
+
+@pytest.mark.slurm
+def test_a_job_runs_on_real_slurm(slurm_cluster: SlurmCluster, tmp_path: Path, jobs: Path) -> None:
+    folder = application(tmp_path / "app", "echo on $SLURM_CLUSTER_NAME; cat input", "", {"input": "text\n"})
+    env = {**os.environ, **slurm_cluster.environment}
+
+    ended = run("app", "run", folder, "--cluster", "slurm", "--directory", jobs, env=env)
+    failed = run("app", "run", application(tmp_path / "bad", "exit 5"), "--directory", jobs, env=env)
+    refused = run("app", "run", folder, "--directory", jobs, "--sbatch=--partition=nowhere", env=env)
+
+    assert (ended.code, ended.out) == (0, f"on {slurm_cluster.name}\ntext\n"), ended.err
+    assert failed.code == 1
+    assert "exit code 5" in failed.err
+    assert refused.code == 1
+    assert "invalid partition" in refused.err
+    listed = json.loads(run("job", "list", "--json", env=env).out)
+    assert [entry["state"] for entry in listed] == ["Refused", "Failed", "Completed"]
+    shown = json.loads(run("job", "show", listed[2]["job_id"], "--json", env=env).out)
+    assert shown["accounting"]["State"] == "COMPLETED"
+
+
+@pytest.mark.slurm
+def test_a_real_cluster_that_answers_is_well(slurm_cluster: SlurmCluster) -> None:
+    ended = run("cluster", "check", "--json", env=slurm_cluster.environment)
+
+    checked = json.loads(ended.out)
+    assert (ended.code, checked["ok"], checked["cluster"]) == (0, True, slurm_cluster.name), ended.out
