@@ -247,9 +247,14 @@ def _answers(
     given = read_answers(file, pairs or [])
     if file is not None or fast or not may_ask(no_input):
         return given
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.output import create_output
+
     from jobbergate_flows.applications.terminal import ask
 
-    return application.interview(given, ask=ask)
+    # Questions go to the terminal also when standard output, with the script, goes to a file.
+    with create_app_session(output=create_output(always_prefer_tty=True)):
+        return application.interview(given, ask=ask)
 
 
 def _render(
