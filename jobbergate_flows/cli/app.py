@@ -185,6 +185,10 @@ def deploy(
     queue: Annotated[str | None, typer.Option(help="The pool's queue; otherwise its default.")] = None,
     answers: AnswersFile = None,
     answer: Answers = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="A default of the resources, as --sbatch=--time=5. Repeatable."),
+    ] = None,
     directory: Annotated[str | None, typer.Option(help="The form's default directory.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag of the runs. Repeatable.")] = None,
     description: Annotated[str | None, typer.Option(help="Otherwise the application's README.")] = None,
@@ -198,12 +202,18 @@ def deploy(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Deploy an application to a Prefect work pool: its form in the Prefect UI. Answers given here are its defaults."""
+    """Deploy an application to a Prefect work pool, with its form in the Prefect UI.
+
+    Answers, options and the directory that are given here are the form's defaults.
+    """
     from jobbergate_flows.cli.answers import read_answers
     from jobbergate_flows.cli.server import server_errors
+    from jobbergate_flows.slurm.options import parse_option_arguments
 
     given = read_answers(answers, answer or [])
     parameters: dict[str, Any] = {"answers": given} if given else {}
+    if sbatch:
+        parameters["resources"] = parse_option_arguments(sbatch).model_dump(exclude_defaults=True)
     if directory is not None:
         parameters["directory"] = directory
     loaded = _load(application)
