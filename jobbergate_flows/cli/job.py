@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobbergate_flows.cli.exits import say
-from jobbergate_flows.cli.terminal import print_json, print_table, progress
+from jobbergate_flows.cli.terminal import print_fields, print_json, print_table, progress
 
 Word = Annotated[str, typer.Argument(metavar="ID|KEY", help="The job's id or its key.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -68,9 +68,7 @@ def show(job: Word, as_json: AsJson = False) -> None:
     if as_json:
         print_json(content)
         return
-    for name, value in [*shown.as_json().items(), *accounting.items()]:
-        if value not in (None, ""):
-            print(f"{name.replace('_', ' '):<16} {value}")
+    print_fields(shown.as_json() | accounting)
 
 
 @commands.command()

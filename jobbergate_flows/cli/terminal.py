@@ -23,6 +23,13 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def print_fields(fields: Mapping[str, object]) -> None:
+    """Print names and values, one of each a line, without those that are empty."""
+    for name, value in fields.items():
+        if value not in (None, ""):
+            print(f"{name.replace('_', ' '):<16} {_cell(value)}")
+
+
 @contextmanager
 def progress(what: str) -> Iterator[None]:
     """Show on a terminal that something takes long; elsewhere nothing is shown."""

@@ -189,6 +189,27 @@ def test_a_job_runs_on_real_slurm(slurm_cluster: SlurmCluster, tmp_path: Path, j
 
 
 @pytest.mark.slurm
+def test_an_interrupt_before_slurm_has_the_job_gives_the_submission_up(
+    slurm_cluster: SlurmCluster, tmp_path: Path, jobs: Path
+) -> None:
+    env = {**os.environ, **slurm_cluster.environment}
+    slurm_cluster.pause("slurmctld")
+    try:
+        process = start("app", "run", application(tmp_path / "app", LONG), "--directory", jobs, env=env)
+        wait_until(lambda: json.loads(run("job", "list", "--json", env=env).out), 60, "the intent")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        wait_until(lambda: "Giving up" in process.stderr.readline(), 60, "the answer to the interrupt")
+    finally:
+        slurm_cluster.resume("slurmctld")
+
+    assert process.wait(200) == 130
+    [entry] = json.loads(run("job", "list", "--json", env=env).out)
+    assert entry["state"] == "Cancelled"
+    assert "app-" not in slurm_cluster.run("squeue", "--noheader", "--format=%j")
+
+
+@pytest.mark.slurm
 def test_a_real_cluster_that_answers_is_well(slurm_cluster: SlurmCluster) -> None:
     ended = run("cluster", "check", "--json", env=slurm_cluster.environment)
 
