@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,11 @@ _HOME = Path(tempfile.mkdtemp(prefix="jobbergate-flows-tests-"))
 for name in [name for name in os.environ if name.startswith(("PREFECT", "SLURM", "SBATCH", "JOBBERGATE"))]:
     if name != "JOBBERGATE_FLOWS_REQUIRE_SLURM":
         del os.environ[name]
+with socket.socket() as _probe:
+    _probe.bind(("127.0.0.1", 0))
+    _PORT = int(_probe.getsockname()[1])
 os.environ |= {
+    "PREFECT_API_URL": f"http://127.0.0.1:{_PORT}/api",
     "PREFECT_HOME": str(_HOME / "prefect"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
@@ -31,8 +37,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    import shutil
-
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
@@ -50,5 +54,5 @@ def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[PrefectServer]:
     """A real Prefect server, for the whole session."""
-    with PrefectServer() as server:
+    with PrefectServer(_PORT) as server:
         yield server

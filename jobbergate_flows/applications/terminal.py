@@ -9,7 +9,7 @@ import questionary
 from jobbergate_flows.applications.application import Question
 
 
-def ask_on_terminal(question: Question, complaint: str | None) -> Any:
+def ask(question: Question, complaint: str | None) -> Any:
     """Ask one question; the complaint about the answer before is shown first.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from jobbergate_flows.slurm.cluster import (
@@ -32,11 +33,15 @@ from jobbergate_flows.slurm.commands.sbatch import TIMEOUT_SECONDS
 from jobbergate_flows.slurm.door import Door
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionAmbiguous
 from jobbergate_flows.slurm.jobs import Absent, JobRow, Known, Observation, Unreachable
-from jobbergate_flows.slurm.states import Finality, classify
+from jobbergate_flows.slurm.states import MEANINGS, Finality
 
-QUERY_SECONDS = 60.0
+QUERY_SECONDS = 30.0
 _SLACK = timedelta(minutes=10)
 _CANCEL_BATCH = 500
+# Accounting needs up to two seconds for an end; of an array that ended at once it shows one task only until then.
+_SETTLING = timedelta(seconds=10)
+# So far back is looked for a job by which accounting shows that it answers.
+_WITNESS_AGE = timedelta(days=7)
 
 
 class CommandCluster:
@@ -56,6 +61,7 @@ class CommandCluster:
         self._submitting = clean_environment(slurm_conf=slurm_conf)
         self._querying = clean_environment(slurm_conf=slurm_conf, query=True)
         self._memory: timedelta | None = None
+        self._witness: JobRow | None = None
 
     @property
     def name(self) -> str:
@@ -69,38 +75,25 @@ class CommandCluster:
 
     async def query(self, jobs: Mapping[str, datetime]) -> dict[str, Observation]:
         """See `Cluster.query`: one squeue for all, then one sacct for those that are not alive there."""
-        if not jobs:
-            return {}
         ids = list(jobs)
-        trouble = ""
-        shown: dict[str, list[JobRow]] = {}
-        accounted: dict[str, list[JobRow]] = {}
-        controller = accounting = True
-        try:
-            for start in range(0, len(ids), BATCH):
-                squeue = Squeue(ids[start : start + BATCH], self._clusters)
-                shown |= rows_by_job(squeue.parse(await self._ask(squeue)), jobs)
-        except ClusterUnreachable as error:
-            controller, trouble, shown = False, error.message, {}
+        shown, trouble = await self._shown(ids, jobs)
         # An array's tasks that ended are forgotten by the controller while others still run.
         to_ask = [
             job_id
             for job_id in ids
-            if not _is_alive(rows := shown.get(job_id, [])) or rows[0].array_task_id is not None
+            if shown is None or not _is_alive(rows := shown.get(job_id, [])) or rows[0].array_task_id is not None
         ]
-        try:
-            for start in range(0, len(to_ask), BATCH):
-                batch = to_ask[start : start + BATCH]
-                sacct = Sacct(batch, min(jobs[job_id] for job_id in batch), self._clusters)
-                rows = sacct.parse(await self._ask(sacct))
-                accounted |= rows_by_job(rows, {job_id: jobs[job_id] for job_id in batch})
-        except ClusterUnreachable as error:
-            accounting, trouble, accounted = False, trouble or error.message, {}
+        lost = {job_id for job_id in to_ask if shown is not None and job_id not in shown}
+        accounted, silence = await self._accounted(to_ask, jobs, lost)
+        now = datetime.now(UTC)
+        remembered = await self._remembered(jobs, now) if shown else set()
         return {
             job_id: merge(
-                shown.get(job_id, []) if controller else None,
-                accounted.get(job_id, []) if accounting else None,
-                trouble,
+                None if shown is None else shown.get(job_id, []),
+                None if job_id in silence else accounted.get(job_id, []),
+                trouble or silence.get(job_id, ""),
+                whole=job_id in remembered,
+                now=now,
             )
             for job_id in ids
         }
@@ -121,13 +114,14 @@ class CommandCluster:
             if not found and not witnessed and not remembered:
                 raise ClusterUnreachable(
                     "accounting's empty answer proves nothing: it did not show a job that it is known to hold",
-                    hint="see whether slurmdbd reaches its database",
+                    hint=_DATABASE_HINT,
                 )
         return sorted(found.values(), key=lambda job: (job.submit or since, int(job.job_id)))
 
     async def submit(self, request: SubmitRequest) -> str:
         """See `Cluster.submit`."""
-        command = Sbatch(request)
+        command = Sbatch(request, self._clusters)
+        command.check()
         try:
             result = await self._door.run(
                 command.arguments(),
@@ -199,6 +193,69 @@ class CommandCluster:
             findings.append(Finding("accounting", True, "answers"))
         return findings
 
+    async def _shown(
+        self, ids: Sequence[str], jobs: Mapping[str, datetime]
+    ) -> tuple[dict[str, list[JobRow]] | None, str]:
+        """squeue's rows of each job, None when it did not answer, and what it said then."""
+        shown: dict[str, list[JobRow]] = {}
+        try:
+            for start in range(0, len(ids), BATCH):
+                squeue = Squeue(ids[start : start + BATCH], self._clusters)
+                shown |= rows_by_job(squeue.parse(await self._ask(squeue)), jobs)
+        except ClusterUnreachable as error:
+            return None, error.message
+        return shown, ""
+
+    async def _accounted(
+        self, ids: Sequence[str], jobs: Mapping[str, datetime], lost: set[str]
+    ) -> tuple[dict[str, list[JobRow]], dict[str, str]]:
+        """sacct's rows of each job, and those jobs of which it said nothing, with the cause.
+
+        Args:
+            lost: The jobs that squeue does not show.
+        """
+        accounted: dict[str, list[JobRow]] = {}
+        silence: dict[str, str] = {}
+        for start in range(0, len(ids), BATCH):
+            batch = ids[start : start + BATCH]
+            try:
+                rows = await self._sacct(batch, jobs)
+                if not rows and not lost.isdisjoint(batch):
+                    rows = await self._sacct_with_witness(batch, jobs)
+            except ClusterUnreachable as error:
+                silence |= dict.fromkeys(batch, error.message)
+                continue
+            of_batch = rows_by_job(rows, {job_id: jobs[job_id] for job_id in batch})
+            accounted |= of_batch
+            if not rows:
+                silence |= dict.fromkeys(lost.intersection(batch), _NO_PROOF)
+        return accounted, silence
+
+    async def _sacct(self, ids: Sequence[str], jobs: Mapping[str, datetime]) -> list[JobRow]:
+        """All rows of the answer: one that has none proves nothing, for its database may be failing."""
+        asked, since = list(ids), min(jobs[job_id] for job_id in ids)
+        if self._witness is not None and self._witness.submit is not None:
+            asked.append(self._witness.array_job_id)
+            since = min(since, self._witness.submit)
+        sacct = Sacct(asked, since, self._clusters)
+        rows = sacct.parse(await self._ask(sacct))
+        self._witness = _newest(rows) or self._witness
+        return rows
+
+    async def _sacct_with_witness(self, ids: Sequence[str], jobs: Mapping[str, datetime]) -> list[JobRow]:
+        since = min(jobs[job_id] for job_id in ids) - _WITNESS_AGE
+        sacct = Sacct((), since, self._clusters, user=self.user)
+        self._witness = _newest(sacct.parse(await self._ask(sacct)))
+        return await self._sacct(ids, jobs) if self._witness is not None else []
+
+    async def _remembered(self, jobs: Mapping[str, datetime], now: datetime) -> set[str]:
+        """The jobs of which the controller has not yet forgotten any task."""
+        try:
+            memory = await self._controller_memory()
+        except ClusterUnreachable:
+            return set()
+        return {job_id for job_id, since in jobs.items() if now - since < memory}
+
     async def _check_version(self, command: str) -> Finding:
         try:
             result = await self._door.run((command, "--version"), environment=self._querying, timeout=QUERY_SECONDS)
@@ -221,30 +278,65 @@ class CommandCluster:
 
 
 _VERSIONED = ("sbatch", "squeue", "sacct", "scancel")
+_NO_PROOF = "accounting's empty answer proves nothing: it shows no job at all"
+_DATABASE_HINT = "see whether slurmdbd reaches its database"
 
 
-def merge(shown: Sequence[JobRow] | None, accounted: Sequence[JobRow] | None, trouble: str) -> Observation:
+def merge(
+    shown: Sequence[JobRow] | None,
+    accounted: Sequence[JobRow] | None,
+    trouble: str,
+    *,
+    whole: bool,
+    now: datetime,
+) -> Observation:
     """One job's observation from what squeue and sacct say. Pure.
 
     Args:
         shown: squeue's rows; None when squeue did not answer.
-        accounted: sacct's rows; None when sacct did not answer.
+        accounted: sacct's rows; None when sacct did not answer, or its empty answer proves nothing.
         trouble: What the one that did not answer said.
+        whole: The controller cannot have forgotten any of an array's tasks yet.
+        now: The time of the answers.
     """
     if shown:
-        # What has ended, accounting knows better: its exit code, a moment later.
-        ended = {row.job_id: row for row in accounted or () if _has_ended(row)}
-        alive = {row.job_id: row for row in shown if not _has_ended(row)}
-        return Known(tuple(_ordered(({row.job_id: row for row in shown} | ended | alive).values())))
+        rows, confirmed = _completed(shown, accounted or ())
+        is_array = shown[0].array_task_id is not None
+        if is_array and not whole and not confirmed and all(map(_has_ended, rows)):
+            # Tasks that ended long ago may be missing, and one of them may have failed.
+            return Unreachable(trouble or "accounting does not know yet how the array's tasks ended")
+        return Known(tuple(rows))
     if accounted:
-        rows = tuple(_ordered(accounted))
-        if shown is None and not all(_has_ended(row) for row in rows):
+        if shown is None and not all(map(_has_ended, accounted)):
             # Accounting lags behind the controller, who alone knows who is alive.
             return Unreachable(trouble)
-        return Known(rows)
+        if any(row.end is not None and timedelta(0) <= now - row.end < _SETTLING for row in accounted):
+            return Unreachable(trouble or "accounting is still taking in how the job ended")
+        return Known(tuple(_ordered(accounted)))
     if shown is None or accounted is None:
         return Unreachable(trouble)
     return Absent()
+
+
+def _completed(shown: Sequence[JobRow], accounted: Sequence[JobRow]) -> tuple[list[JobRow], bool]:
+    """squeue's rows with what accounting knows better: how jobs ended. And whether it knows that of all that ended."""
+    is_array = shown[0].array_task_id is not None
+    rows = {row.job_id: row for row in shown}
+    confirmed = True
+    ended = {row.job_id: row for row in accounted if _has_ended(row) and (row.array_task_id is not None) == is_array}
+    for job_id, seen in rows.items():
+        known = ended.pop(job_id, None)
+        if not _has_ended(seen):
+            continue
+        # Accounting may still show the end of the run before a requeue.
+        if known is None or (known.submit and seen.submit and known.submit < seen.submit):
+            confirmed = False
+        elif MEANINGS[seen.state].finality is Finality.AT_ONCE:
+            rows[job_id] = known
+        else:
+            # Slurm may yet bring it back: the row stays squeue's.
+            rows[job_id] = replace(seen, exit_code=known.exit_code, end=known.end)
+    return _ordered([*rows.values(), *ended.values()]), confirmed
 
 
 def rows_by_job(rows: Sequence[JobRow], jobs: Mapping[str, datetime]) -> dict[str, list[JobRow]]:
@@ -265,8 +357,14 @@ def rows_by_job(rows: Sequence[JobRow], jobs: Mapping[str, datetime]) -> dict[st
 
 
 def _whole(rows: list[JobRow]) -> list[JobRow]:
-    tasks = [row for row in rows if row.array_task_id is not None]
-    return tasks or rows
+    """The rows without the one that accounting, for a moment, has for an ended array as a whole."""
+    if all(row.array_task_id is None for row in rows):
+        return rows
+    return [row for row in rows if row.array_task_id is not None or not _has_ended(row)]
+
+
+def _newest(rows: Sequence[JobRow]) -> JobRow | None:
+    return max((row for row in rows if row.submit), key=lambda row: (row.submit, row.job_id), default=None)
 
 
 def _ordered(rows: Iterable[JobRow]) -> list[JobRow]:
@@ -274,9 +372,9 @@ def _ordered(rows: Iterable[JobRow]) -> list[JobRow]:
 
 
 def _is_alive(rows: Sequence[JobRow]) -> bool:
-    return bool(rows) and not all(_has_ended(row) for row in rows)
+    return bool(rows) and not all(map(_has_ended, rows))
 
 
 def _has_ended(row: JobRow) -> bool:
-    meaning = classify(row)
+    meaning = MEANINGS.get(row.state)
     return meaning is not None and meaning.finality is not Finality.NEVER

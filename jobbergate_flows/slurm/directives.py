@@ -18,7 +18,7 @@ _SHORT = {
 }  # fmt: skip
 _FLAGS = {
     "hold", "no-kill", "overcommit", "oversubscribe", "exclusive", "requeue", "no-requeue", "contiguous",
-    "verbose", "quiet", "wait", "spread-job", "use-min-nodes", "reboot", "ignore-pbs", "parsable", "test-only",
+    "verbose", "quiet", "wait", "help", "usage", "version", "spread-job", "use-min-nodes", "reboot", "ignore-pbs", "parsable", "test-only",
 }  # fmt: skip
 
 
@@ -37,10 +37,10 @@ class Directives:
 def parse_directives(script: str) -> Directives:
     """Read the `#SBATCH` lines of a script: those before its first command, as sbatch reads them."""
     raw = []
-    for number, line in enumerate(script.splitlines()):
-        if line.startswith("#SBATCH") and line[7:8] in (" ", "\t"):
-            raw.append(line[7:].strip())
-        elif line.strip() and not line.startswith("#") and number:
+    for line in script.split("\n"):
+        if line.startswith("#SBATCH"):
+            raw.append(line.removeprefix("#SBATCH").strip())
+        elif line.strip() and not line.lstrip().startswith("#"):
             break
     return parse_parameters(raw)
 

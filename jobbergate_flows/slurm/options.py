@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from jobbergate_flows.slurm.directives import Directives, parse_parameters
 from jobbergate_flows.slurm.errors import OptionRefused
@@ -68,28 +79,37 @@ _EXTRA: Mapping[str, str] = {
 """Further options and the pattern of their values; an empty pattern means a flag without a value."""
 
 
-def _text(pattern: str, example: str) -> Any:
-    def check(value: Any) -> Any:
-        if value is None or value == "":
-            return None
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A value of one line that a pattern describes, here and in the form's schema."""
+
+    pattern: str
+    example: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # A form's emptied field may be sent as an empty text.
+        return {**handler(schema), "pattern": f"^({self.pattern})?$"}
+
+    def _check(self, value: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             value = str(value)
-        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
             raise PydanticCustomError(
                 "sbatch_value",
                 "{value} is not a value for this option, such as {example}",
-                {"value": repr(value), "example": example},
+                {"value": repr(value), "example": self.example},
             )
         return value
 
-    return BeforeValidator(check)
 
-
-_Name = Annotated[str, _text(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*", "debug")]
-_Memory = Annotated[str, _text(r"\d{1,12}[KMGTkmgt]?[Bb]?", "4G")]
+_Name = Annotated[str, _Text(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*", "debug")]
+_Memory = Annotated[str, _Text(r"\d{1,12}[KMGTkmgt]?[Bb]?", "4G")]
 _Time = Annotated[
     str,
-    _text(
+    _Text(
         r"\d{1,8}(:\d{1,2}){0,2}|\d{1,5}-\d{1,2}(:\d{1,2}){0,2}|UNLIMITED|INFINITE",
         "30, 1:30:00 or 2-00:00:00",
     ),
@@ -112,7 +132,7 @@ class SlurmResources(BaseModel):
         title="Time limit",
         description="Minutes, or hours:minutes:seconds, or days-hours:minutes. The job is killed after it.",
     )
-    nodes: Annotated[str, _text(r"[1-9]\d{0,5}(-[1-9]\d{0,5})?", "2 or 2-4")] | None = Field(
+    nodes: Annotated[str, _Text(r"[1-9]\d{0,5}(-[1-9]\d{0,5})?", "2 or 2-4")] | None = Field(
         default=None, title="Nodes", description="How many nodes, or a range such as 2-4."
     )
     tasks: _Count | None = Field(default=None, title="Tasks", description="How many tasks (MPI ranks).")
@@ -128,28 +148,28 @@ class SlurmResources(BaseModel):
     memory_per_cpu: _Memory | None = Field(
         default=None, title="Memory per CPU", description="Such as 2G; instead of the memory per node."
     )
-    gpus: Annotated[str, _text(r"([A-Za-z0-9_.-]+:)?\d{1,5}", "2 or a100:2")] | None = Field(
+    gpus: Annotated[str, _Text(r"([A-Za-z0-9_.-]+:)?\d{1,5}", "2 or a100:2")] | None = Field(
         default=None,
         title="GPUs",
         description="How many GPUs in all, with a type in front if it matters: a100:2.",
     )
-    gres: Annotated[str, _text(r"[A-Za-z0-9_.:,-]+", "gpu:2")] | None = Field(
+    gres: Annotated[str, _Text(r"[A-Za-z0-9_.:,-]+", "gpu:2")] | None = Field(
         default=None, title="Generic resources", description="Per node, such as gpu:2."
     )
-    constraint: Annotated[str, _text(r"[A-Za-z0-9_.,&|*()\[\]!-]+", "skylake&ssd")] | None = Field(
+    constraint: Annotated[str, _Text(r"[A-Za-z0-9_.,&|*()\[\]!-]+", "skylake&ssd")] | None = Field(
         default=None, title="Constraint", description="Features that the nodes must have."
     )
     reservation: _Name | None = Field(default=None, title="Reservation", description="A reservation to use.")
-    array: Annotated[str, _text(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?", "0-9%4")] | None = Field(
+    array: Annotated[str, _Text(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?", "0-9%4")] | None = Field(
         default=None, title="Job array", description="Task numbers, such as 0-9, or 0-9%4 for four at a time."
     )
-    dependency: Annotated[str, _text(r"[a-z]+(:[0-9+_:]+)?([,?][a-z]+(:[0-9+_:]+)?)*", "afterok:123")] | None = Field(
+    dependency: Annotated[str, _Text(r"[a-z]+(:[0-9+_:]+)?([,?][a-z]+(:[0-9+_:]+)?)*", "afterok:123")] | None = Field(
         default=None, title="Dependency", description="Jobs to wait for, such as afterok:123."
     )
-    mail_type: Annotated[str, _text(r"[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*", "END,FAIL")] | None = Field(
+    mail_type: Annotated[str, _Text(r"[A-Za-z0-9_]+(,[A-Za-z0-9_]+)*", "END,FAIL")] | None = Field(
         default=None, title="Mail on", description="Events that Slurm sends a mail for, such as END,FAIL."
     )
-    mail_user: Annotated[str, _text(r"[A-Za-z0-9._%+-]+(@[A-Za-z0-9.-]+)?", "me@example.org")] | None = Field(
+    mail_user: Annotated[str, _Text(r"[A-Za-z0-9._%+-]+(@[A-Za-z0-9.-]+)?", "me@example.org")] | None = Field(
         default=None, title="Mail to", description="The address for these mails."
     )
     exclusive: bool = Field(default=False, title="Exclusive nodes", description="Share the nodes with nobody.")
@@ -162,6 +182,13 @@ class SlurmResources(BaseModel):
         default_factory=dict, title="Further options", description="Other sbatch options: name and value."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: value for name, value in values.items() if value is not None and value != ""}
+
     def model_post_init(self, _context: Any, /) -> None:
         for name, value in self.extra.items():
             pattern = _EXTRA.get(name)
@@ -172,6 +199,9 @@ class SlurmResources(BaseModel):
             if not re.fullmatch(pattern, value):
                 expected = "takes no value" if not pattern else f"does not take {value!r}"
                 raise ValueError(f"sbatch option {name!r} {expected}")
+        low, dash, high = (self.nodes or "").partition("-")
+        if dash and int(low) > int(high):
+            raise ValueError(f"nodes {self.nodes} is no range: write the smaller number first")
         if self.memory and self.memory_per_cpu:
             raise ValueError("memory and memory_per_cpu exclude one another: leave one of them empty")
 
@@ -193,9 +223,13 @@ class SlurmResources(BaseModel):
 
     def over(self, base: SlurmResources) -> SlurmResources:
         """These options, and those of `base` where these say nothing."""
-        mine = self.model_dump(exclude_unset=True, exclude_none=True)
-        extra = {**base.extra, **self.extra}
-        return SlurmResources.model_validate({**base.model_dump(exclude_unset=True), **mine, "extra": extra})
+        mine = self.model_dump(exclude_unset=True)
+        others = base.model_dump(exclude_unset=True)
+        # Each of the two replaces the other.
+        for name, rival in (("memory", "memory_per_cpu"), ("memory_per_cpu", "memory")):
+            if name in mine:
+                others.pop(rival, None)
+        return SlurmResources.model_validate({**others, **mine, "extra": {**base.extra, **self.extra}})
 
 
 OPTION_OF_FIELD: Mapping[str, str] = {
@@ -207,7 +241,7 @@ OPTION_OF_FIELD: Mapping[str, str] = {
 }  # fmt: skip
 _FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
 _IGNORED = {"kill-on-invalid-dep"}
-_JOB_NAME = {"job-name", "comment", "chdir"}
+_OURS = {"job-name", "comment", "chdir"}
 
 
 def resources_from_options(options: Mapping[str, str], *, strict: bool = True) -> SlurmResources:
@@ -224,6 +258,8 @@ def resources_from_options(options: Mapping[str, str], *, strict: bool = True) -
     extra: dict[str, str] = {}
     for name, value in options.items():
         if name in _FIELD_OF_OPTION:
+            if strict and not value:
+                raise OptionRefused(f"sbatch option --{name} needs a value", hint=f"write it as --{name}=value")
             values[_FIELD_OF_OPTION[name]] = value
         elif name in ("requeue", "no-requeue"):
             values["requeue"] = name == "requeue"
@@ -236,8 +272,17 @@ def resources_from_options(options: Mapping[str, str], *, strict: bool = True) -
     except ValidationError as error:
         if strict:
             raise refused(error) from error
-        bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}
-        return SlurmResources.model_validate({k: v for k, v in values.items() if k not in bad})
+    return SlurmResources.model_validate({**_without_malformed(values), "extra": extra})
+
+
+def _without_malformed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that can be asked for, one after the other; of two that exclude one another the first."""
+    good: dict[str, Any] = {}
+    for name, value in values.items():
+        with contextlib.suppress(ValidationError):
+            SlurmResources.model_validate({**good, name: value})
+            good[name] = value
+    return good
 
 
 def check_resources(values: SlurmResources | Mapping[str, Any] | None) -> SlurmResources:
@@ -268,7 +313,7 @@ def parse_option_arguments(arguments: Sequence[str]) -> SlurmResources:
 
 def resources_of(directives: Directives) -> SlurmResources:
     """What a script's `#SBATCH` lines ask for, as far as this model has it."""
-    return resources_from_options({k: v for k, v in directives.options.items() if k not in _JOB_NAME}, strict=False)
+    return resources_from_options({k: v for k, v in directives.options.items() if k not in _OURS}, strict=False)
 
 
 def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:

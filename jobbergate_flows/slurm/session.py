@@ -16,7 +16,7 @@ from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
 from jobbergate_flows.slurm.states import summarize
-from jobbergate_flows.slurm.submission import GRACE_SECONDS, SubmissionOrder, submit_once
+from jobbergate_flows.slurm.submission import GRACE_SECONDS, SubmissionOrder, settle_cancelled, submit_once
 from jobbergate_flows.slurm.tracker import JobTracker
 
 _OUTPUT_SECONDS = 3.0
@@ -164,6 +164,14 @@ class ClusterSession:
     async def unfinished(self) -> list[Submission]:
         """Submissions of this cluster whose job is not final, or whose end was not told."""
         return await asyncio.to_thread(self.ledger.unfinished, self.cluster.name)
+
+    async def unfinished_flow_runs(self) -> set[str]:
+        """The flow runs that these belong to."""
+        return {row.flow_run_id for row in await self.unfinished() if row.flow_run_id is not None}
+
+    async def settle_cancelled(self, row: Submission) -> SlurmJob | None:
+        """End a cancelled intent that nobody is submitting; see `submission.settle_cancelled`."""
+        return await settle_cancelled(self.cluster, self.ledger, row, grace=self._grace)
 
     async def mark_told(self, job: SlurmJob) -> None:
         """The job's end was told to whoever waits for it: the next submission of its call is a new attempt."""

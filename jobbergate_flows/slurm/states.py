@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
 
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, Phase
 
@@ -101,8 +100,12 @@ _STUCK_REASONS = {
 _WORST = (Phase.CRASHED, Phase.FAILED, Phase.CANCELLED, Phase.COMPLETED)
 
 
-def classify(row: JobRow) -> StateMeaning | None:
-    """What one row's state means; None for a word that Slurm did not have when this was written."""
+def classify(row: JobRow, *, requeue: bool = True) -> StateMeaning | None:
+    """What one row's state means; None for a word that Slurm did not have when this was written.
+
+    Args:
+        requeue: Whether Slurm may requeue the job.
+    """
     meaning = MEANINGS.get(row.state)
     if meaning is None:
         return None
@@ -110,8 +113,8 @@ def classify(row: JobRow) -> StateMeaning | None:
         return _HELD
     if row.state == "COMPLETED" and row.exit_code is not None and str(row.exit_code) != "0:0":
         return MEANINGS["FAILED"]
-    if meaning.finality is Finality.AFTER_ABSENCE and row.source == "squeue":
-        # While squeue shows it, it comes back.
+    if requeue and meaning.finality is Finality.AFTER_ABSENCE and row.source == "squeue":
+        # While squeue shows it, it may come back.
         return _QUEUED
     return meaning
 
@@ -123,7 +126,7 @@ def is_final(row: JobRow, *, gone_for: float | None, requeue: bool) -> bool:
         gone_for: Seconds for which squeue has, without a break, not shown the job; None while it does.
         requeue: Whether Slurm may requeue the job.
     """
-    meaning = classify(row)
+    meaning = classify(row, requeue=requeue)
     if meaning is None or meaning.finality is Finality.NEVER:
         return False
     if meaning.finality is Finality.AT_ONCE:
@@ -148,7 +151,7 @@ def summarize(
     Returns:
         None when no row's state is known to us: keep the last status.
     """
-    known = [(row, meaning) for row in rows if (meaning := classify(row)) is not None]
+    known = [(row, meaning) for row in rows if (meaning := classify(row, requeue=requeue)) is not None]
     if not known:
         return None
     final = len(known) == len(rows) and all(is_final(row, gone_for=gone_for, requeue=requeue) for row in rows)
@@ -205,9 +208,10 @@ def _message(row: JobRow, meaning: StateMeaning, users: Mapping[int, str]) -> st
             return f"Cancelled{_by(row.cancelled_by, users)}"
         case "TimedOut":
             return "TimedOut: the time limit was reached"
+        case "OutOfMemory":
+            return "OutOfMemory: the job used more memory than it asked for"
     ended = ""
-    if row.exit_code is not None:
-        code = row.exit_code
+    if (code := row.exit_code) is not None and (meaning.phase is Phase.FAILED or code.code or code.signal):
         ended = f"signal {code.signal}" if code.signal else f"exit code {code.code}"
     return f"{meaning.name}: " + ", ".join(filter(None, (ended, reason))) if ended or reason else meaning.name
 
@@ -230,5 +234,3 @@ def parse_state(text: str) -> tuple[str, int | None]:
     by = re.search(r"\bby (\d+)$", text)
     return word, int(by[1]) if by else None
 
-
-Source = Literal["squeue", "sacct", "local"]

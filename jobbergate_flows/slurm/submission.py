@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest
@@ -42,6 +43,11 @@ _RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)
 _HELD_SECONDS = (30.0, 60.0, 120.0, 300.0)
 SECRET_FILE = ".environment"
 """Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
+
+
+def home_expanded(directory: str | PurePath) -> str:
+    """A directory with `~` replaced by the own account's home."""
+    return os.path.expanduser(str(directory))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,50 @@ async def submit_once(
         SubmissionCancelled: `ledger.request_cancel` came before Slurm had the job.
     """
     return await _Submitting(cluster, ledger, order, on_wait or (lambda _why: None), grace).run()
+
+
+async def settle_cancelled(
+    cluster: Cluster, ledger: Ledger, row: Submission, *, grace: float = GRACE_SECONDS
+) -> SlurmJob | None:
+    """End an intent whose cancellation was requested and that nobody is submitting any more.
+
+    Returns:
+        The job that Slurm turned out to have, which is then being cancelled; None when it was never submitted.
+    """
+    found = await _find_for(grace, cluster, ledger, row, lambda _why: None)
+    if not found:
+        await asyncio.to_thread(ledger.mark_cancelled, row.key)
+        return None
+    await cluster.cancel([job.job_id for job in found])
+    first = found[0]
+    at = first.submit or row.intent_at
+    await asyncio.to_thread(ledger.mark_submitted, row.key, first.job_id, at, None, None)
+    settled = await asyncio.to_thread(ledger.get, row.key)
+    return settled.job if settled is not None else None
+
+
+async def _find_for(
+    grace: float, cluster: Cluster, ledger: Ledger, row: Submission, say: Callable[[str], None]
+) -> list[FoundJob]:
+    """The jobs of an intent; an empty list once their absence was proved for the whole grace."""
+    loop = asyncio.get_running_loop()
+    absent_since: float | None = None
+    tries = 0
+    while True:
+        witness = await asyncio.to_thread(ledger.witness, row.cluster, row.user)
+        try:
+            found = await cluster.find(row.name_in_slurm, since=row.intent_at, witness=witness)
+        except ClusterUnreachable as error:
+            absent_since = None
+            say(f"cannot find out whether the job was submitted: {error.message}")
+            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+            tries += 1
+            continue
+        now = loop.time()
+        absent_since = now if absent_since is None else absent_since
+        if found or now - absent_since >= grace:
+            return found
+        await asyncio.sleep(min(_LOOK_SECONDS, max(grace / 3, 0.01)))
 
 
 class _Submitting:
@@ -188,27 +238,11 @@ class _Submitting:
 
     async def _look_up(self, row: Submission) -> SlurmJob | None:
         """The job of an intent, if Slurm has one; None once its absence is proved for the whole grace."""
-        loop = asyncio.get_running_loop()
-        absent_since: float | None = None
-        tries = 0
-        while True:
-            witness = await asyncio.to_thread(self._ledger.witness, row.cluster, row.user)
-            try:
-                found = await self._cluster.find(row.name_in_slurm, since=row.intent_at, witness=witness)
-            except ClusterUnreachable as error:
-                absent_since = None
-                self._say(f"cannot find out whether the job was submitted: {error.message}")
-                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-                tries += 1
-                continue
-            if found:
-                return await self._adopt(row, found)
-            now = loop.time()
-            absent_since = now if absent_since is None else absent_since
-            if now - absent_since >= self._grace:
-                await self._give_up_if_cancelled(row)
-                return None
-            await asyncio.sleep(min(_LOOK_SECONDS, max(self._grace / 3, 0.01)))
+        found = await _find_for(self._grace, self._cluster, self._ledger, row, self._say)
+        if found:
+            return await self._adopt(row, found)
+        await self._give_up_if_cancelled(row)
+        return None
 
     async def _adopt(self, row: Submission, found: list[FoundJob]) -> SlurmJob:
         oldest, *others = found

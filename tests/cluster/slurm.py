@@ -1,53 +1,68 @@
-"""A real Slurm on this machine, with accounting, in a folder and on ports of its own. Needs root and Debian's packages."""
+"""A real Slurm on this machine, with accounting, in a folder and on ports of its own. Needs root and Debian's packages.
+
+Several can run side by side, and beside a Slurm that the machine has anyway: nothing outside the folder is written.
+"""
 
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.cluster.guard import end_jobs, guard
+from tests.cluster.service import Service, ServiceFailed, free_ports
 from tests.cluster.waiting import wait_until
 
-PROGRAMS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd", "sbatch", "squeue", "sacct", "scancel")
 CPUS = 16
+ACCOUNT = "test"
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_PROGRAMS = (
+    *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
+    *("sacctmgr", "scontrol", "sinfo", "sbatch", "squeue", "sacct", "scancel"),
+)
 
 
 def missing() -> list[str]:
     """What this machine lacks for a real Slurm; empty when it can be started."""
-    if os.geteuid() != 0:
-        return ["root"]
-    return [name for name in PROGRAMS if shutil.which(name, path=_PATH) is None]
-
-
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-class SlurmFailed(RuntimeError):
-    """A service did not come up; the message holds the end of its log."""
+    lacking = [] if os.geteuid() == 0 else ["root"]
+    return lacking + [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
 
 
 class SlurmCluster:
-    """One machine's Slurm: `with SlurmCluster() as cluster: ...`."""
+    """One machine's Slurm: `with SlurmCluster() as cluster: ...`.
+
+    One node of 16 CPUs (more than the machine may have), the partitions `debug` (default) and `small` (2 CPUs), the
+    account `test` with root in it; associations and limits are enforced. A time limit ends a job 60 to 90 seconds after
+    its first minute at the earliest: Slurm's own grain.
+
+    Args:
+        name: Slurm's ClusterName.
+    """
 
     def __init__(self, name: str | None = None) -> None:
-        # Unix socket paths are short: so is the folder's.
+        # The paths of Unix sockets are short: so is the folder's.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.folder.chmod(0o755)
+        guard.watch("folder", str(self.folder))
         self.name = name or f"test{os.getpid()}"
         self.conf = self.folder / "slurm.conf"
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        ports = _free_ports(4)
-        self.ctld_port, self.d_port, self.dbd_port, self.sql_port = ports
+        self._controller_port, self._node_port, self._accounting_port, self._database_port = free_ports(4)
+        # In the order in which they start.
+        self.services = {
+            name: Service(
+                name, command, self.folder / f"{name}.log", {"PATH": _PATH, "LC_ALL": "C", **self.environment}, user=user
+            )
+            for name, user, command in self._commands()
+        }
 
     @property
     def environment(self) -> dict[str, str]:
+        """What a program needs to talk to this Slurm."""
         return {"SLURM_CONF": str(self.conf)}
 
     def __enter__(self) -> Self:
@@ -64,151 +79,203 @@ class SlurmCluster:
         self.stop()
 
     def run(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
-        done = subprocess.run(
-            arguments, input=stdin, capture_output=True, text=True, check=False,
-            env={"PATH": _PATH, "LC_ALL": "C", **self.environment},
-        )  # fmt: skip
+        """Run one of Slurm's commands as root and return its standard output.
+
+        Raises:
+            ServiceFailed: It exited with another code than 0, and `check` is true.
+        """
+        done = self._run(*arguments, stdin=stdin)
         if check and done.returncode:
-            raise SlurmFailed(f"{arguments[0]} exited with {done.returncode}: {done.stderr}{done.stdout}")
+            raise ServiceFailed(f"{arguments[0]} exited with {done.returncode}: {done.stderr}{done.stdout}")
         return done.stdout
 
     def start(self) -> None:
-        self._configure()
-        self.start_service("munged")
-        wait_until((self.folder / "munge.socket").exists, 20, "munged")
-        self.start_service("mariadbd")
-        wait_until(lambda: self._answers("mariadb-admin", f"--socket={self.folder}/mysql.sock", "ping"), 60, "mariadbd")
-        self.run("mariadb", f"--socket={self.folder}/mysql.sock", "-e",
-                 "CREATE DATABASE IF NOT EXISTS slurm; CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY 'slurm'; "
-                 "GRANT ALL ON slurm.* TO slurm@'127.0.0.1'")  # fmt: skip
-        self.start_service("slurmdbd")
-        wait_until(lambda: self._answers("sacctmgr", "-n", "show", "cluster"), 60, "slurmdbd")
-        for words in (
-            ("cluster", self.name),
-            ("account", "test", f"cluster={self.name}"),
-            ("user", "root", "account=test"),
-        ):
-            self.run("sacctmgr", "-i", "add", *words)
-        self.start_service("slurmctld")
-        wait_until(lambda: self._answers("scontrol", "ping"), 60, "slurmctld")
-        self.start_service("slurmd")
+        """Start everything and wait until a job can run.
+
+        Raises:
+            ServiceFailed: A service did not come up.
+        """
+        self._write_configuration()
+        guard.watch("jobs", str(self.conf))
+        for name in self.services:
+            self.start_service(name)
+            if name == "slurmdbd":
+                self._add_associations()
         wait_until(lambda: self.run("sinfo", "-h", "-o", "%t", check=False).startswith("idle"), 60, "an idle node")
 
     def stop(self) -> None:
-        for name in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged"):
-            if name in self.processes:
-                self.resume(name)
-        self._end_jobs()
-        for name in ("slurmd", "slurmctld", "slurmdbd", "mariadbd", "munged"):
+        """End everything, jobs too, and remove the folder."""
+        for service in self.services.values():
+            service.resume()
+        if self.services["slurmctld"].process and self.services["slurmd"].process:
+            self._run("scancel", "--full", "--signal=KILL", *(f"--partition={name}" for name in ("debug",)))
+        for name in reversed(self.services):
             self.stop_service(name)
+        end_jobs(str(self.conf))
         shutil.rmtree(self.folder, ignore_errors=True)
+        guard.forget("jobs", str(self.conf))
+        guard.forget("folder", str(self.folder))
 
     def start_service(self, name: str) -> None:
-        sockets = self.folder
-        user = {"munged": "munge", "mariadbd": "mysql"}.get(name)
-        command = {
-            "munged": ["munged", "-F", f"--socket={sockets}/munge.socket", f"--key-file={sockets}/munge/munge.key",
-                       f"--pid-file={sockets}/munge/munged.pid", f"--log-file={sockets}/munge/munged.log",
-                       f"--seed-file={sockets}/munge/seed"],
-            "mariadbd": ["mariadbd", "--no-defaults", f"--datadir={sockets}/mysql", f"--socket={sockets}/mysql.sock",
-                         "--bind-address=127.0.0.1", f"--port={self.sql_port}", f"--pid-file={sockets}/mysql/pid", "--innodb-buffer-pool-size=128M", "--skip-name-resolve",
-                         "--innodb-flush-log-at-trx-commit=2"],
-            "slurmdbd": ["slurmdbd", "-D"],
-            "slurmctld": ["slurmctld", "-D", "-i"],
-            "slurmd": ["slurmd", "-D", "-N", "node1", "-f", str(self.conf)],
-        }[name]  # fmt: skip
-        log = (self.folder / f"{name}.log").open("ab")
-        self.processes[name] = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            user=user, group=user, extra_groups=[] if user else None, cwd="/",
-            env={"PATH": _PATH, "LC_ALL": "C", **self.environment},
-        )  # fmt: skip
-        log.close()
+        """Start `munged`, `mariadbd`, `slurmdbd`, `slurmctld` or `slurmd`, and wait until it answers."""
+        service = self.services[name]
+        service.start()
+        service.wait_ready(lambda: self._answers(name))
 
     def stop_service(self, name: str) -> None:
-        process = self.processes.pop(name, None)
-        if process is None:
-            return
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        """End one of them; starting it again goes on with what it had stored."""
+        self.services[name].stop()
 
     def pause(self, name: str) -> None:
-        self.processes[name].send_signal(signal.SIGSTOP)
+        """SIGSTOP: connections to it are accepted by the kernel and answered by nobody."""
+        self.services[name].pause()
 
     def resume(self, name: str) -> None:
-        self.processes[name].send_signal(signal.SIGCONT)
+        self.services[name].resume()
 
-    def _answers(self, *command: str) -> bool:
-        for name, process in self.processes.items():
-            if process.poll() is not None:
-                log = (self.folder / f"{name}.log").read_text(errors="replace")[-2000:]
-                raise SlurmFailed(f"{name} ended with {process.returncode}:\n{log}")
-        done = subprocess.run(command, capture_output=True, check=False, timeout=30,
-                              env={"PATH": _PATH, "LC_ALL": "C", **self.environment})  # fmt: skip
-        return done.returncode == 0
+    def _run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": _PATH, "LC_ALL": "C", **self.environment}
+        return subprocess.run(
+            arguments, input=stdin or "", capture_output=True, text=True, check=False, env=environment, timeout=120
+        )
 
-    def _end_jobs(self) -> None:
-        if "slurmctld" in self.processes:
-            self.run("scancel", "--full", "--signal=KILL", "--user=root", check=False)
-            self.run("scancel", "--user=root", check=False)
-            try:
-                wait_until(lambda: not self.run("squeue", "-h", check=False).strip(), 10, "the end of all jobs")
-            except TimeoutError:
-                pass
+    def _answers(self, name: str) -> bool:
+        questions = {
+            "munged": ("munge", f"--socket={self._munge}", "--no-input"),
+            "mariadbd": ("mariadb-admin", "--no-defaults", f"--socket={self._database}", "ping"),
+            "slurmdbd": ("sacctmgr", "-n", "show", "cluster"),
+            "slurmctld": ("scontrol", "ping"),
+            "slurmd": ("scontrol", "show", "node", "node1"),
+        }
+        return self._run(*questions[name]).returncode == 0
 
-    def _configure(self) -> None:
-        slurm = pwd.getpwnam("slurm")
+    @property
+    def _munge(self) -> Path:
+        return self.folder / "munge" / "munge.socket"
+
+    @property
+    def _database(self) -> Path:
+        return self.folder / "mysql" / "mysql.sock"
+
+    def _commands(self) -> list[tuple[str, str | None, list[str]]]:
+        munge = self.folder / "munge"
+        mysql = self.folder / "mysql"
+        return [
+            (
+                "munged",
+                "munge",
+                [
+                    "munged",
+                    "--foreground",
+                    f"--socket={self._munge}",
+                    f"--key-file={munge}/munge.key",
+                    f"--pid-file={munge}/munged.pid",
+                    f"--log-file={munge}/munged.log",
+                    f"--seed-file={munge}/munged.seed",
+                ],
+            ),
+            (
+                "mariadbd",
+                "mysql",
+                [
+                    "mariadbd",
+                    "--no-defaults",
+                    f"--datadir={mysql}",
+                    f"--socket={self._database}",
+                    f"--pid-file={mysql}/mariadbd.pid",
+                    "--bind-address=127.0.0.1",
+                    f"--port={self._database_port}",
+                    "--skip-name-resolve",
+                    "--innodb-buffer-pool-size=128M",
+                    "--innodb-flush-log-at-trx-commit=2",
+                    f"--init-file={self.folder}/database.sql",
+                ],
+            ),
+            ("slurmdbd", None, ["slurmdbd", "-D"]),
+            ("slurmctld", None, ["slurmctld", "-D", "-i"]),
+            ("slurmd", None, ["slurmd", "-D", "-N", "node1", "-f", str(self.conf)]),
+        ]
+
+    def _add_associations(self) -> None:
+        self.run("sacctmgr", "-i", "add", "cluster", self.name)
+        self.run("sacctmgr", "-i", "add", "account", ACCOUNT, f"cluster={self.name}")
+        self.run("sacctmgr", "-i", "add", "user", "root", f"account={ACCOUNT}")
+
+    def _write_configuration(self) -> None:
         for name, owner in (("munge", "munge"), ("mysql", "mysql"), ("state", "slurm"), ("spool", "root")):
             (self.folder / name).mkdir(mode=0o755)
             shutil.chown(self.folder / name, owner, owner)
-        self.folder.joinpath("munge").chmod(0o700)
         key = self.folder / "munge" / "munge.key"
+        key.touch(mode=0o400)
         key.write_bytes(os.urandom(1024))
-        key.chmod(0o400)
         shutil.chown(key, "munge", "munge")
-        os.chmod(self.folder, 0o777 | 0o1000)
-        subprocess.run(
-            ["mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={self.folder}/mysql", "--skip-test-db"],
-            check=True, capture_output=True, env={"PATH": _PATH},
-        )  # fmt: skip
-        dbd = self.folder / "slurmdbd.conf"
-        dbd.write_text(f"""\
+        made = self._run(
+            *("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={self.folder}/mysql"),
+            *("--skip-test-db", "--skip-name-resolve", "--auth-root-authentication-method=socket"),
+        )
+        if made.returncode:
+            raise ServiceFailed(f"mariadb-install-db exited with {made.returncode}: {made.stderr}{made.stdout}")
+        (self.folder / "database.sql").write_text(_DATABASE)
+        accounting = self.folder / "slurmdbd.conf"
+        accounting.touch(mode=0o600)
+        shutil.chown(accounting, "slurm", "slurm")
+        accounting.write_text(
+            _SLURMDBD_CONF.format(
+                folder=self.folder, munge=self._munge, port=self._accounting_port, database=self._database_port
+            )
+        )
+        self.conf.write_text(
+            _SLURM_CONF.format(
+                name=self.name,
+                folder=self.folder,
+                munge=self._munge,
+                controller=self._controller_port,
+                node=self._node_port,
+                accounting=self._accounting_port,
+                cpus=CPUS,
+            )
+        )
+
+
+_DATABASE = """\
+CREATE DATABASE IF NOT EXISTS slurm;
+CREATE USER IF NOT EXISTS slurm@'127.0.0.1' IDENTIFIED BY 'slurm';
+GRANT ALL ON slurm.* TO slurm@'127.0.0.1';
+"""
+
+_SLURMDBD_CONF = """\
 AuthType=auth/munge
-AuthInfo=socket={self.folder}/munge.socket
+AuthInfo=socket={munge}
 DbdHost=localhost
 DbdAddr=127.0.0.1
-DbdPort={self.dbd_port}
+DbdPort={port}
 SlurmUser=slurm
 StorageType=accounting_storage/mysql
 StorageUser=slurm
 StoragePass=slurm
 StorageLoc=slurm
 StorageHost=127.0.0.1
-StoragePort={self.sql_port}
-PidFile={self.folder}/state/slurmdbd.pid
+StoragePort={database}
+PidFile={folder}/state/slurmdbd.pid
 DebugLevel=info
-""")
-        os.chown(dbd, slurm.pw_uid, slurm.pw_gid)
-        dbd.chmod(0o600)
-        self.conf.write_text(f"""\
-ClusterName={self.name}
+"""
+
+_SLURM_CONF = """\
+ClusterName={name}
 SlurmctldHost=localhost(127.0.0.1)
-SlurmctldPort={self.ctld_port}
-SlurmdPort={self.d_port}
+SlurmctldPort={controller}
+SlurmdPort={node}
 SlurmUser=slurm
 AuthType=auth/munge
-AuthInfo=socket={self.folder}/munge.socket
+AuthInfo=socket={munge}
 CredType=cred/munge
-StateSaveLocation={self.folder}/state
-SlurmdSpoolDir={self.folder}/spool
-SlurmctldPidFile={self.folder}/state/slurmctld.pid
-SlurmdPidFile={self.folder}/spool/slurmd.pid
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/state/slurmctld.pid
+SlurmdPidFile={folder}/spool/slurmd.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+MpiDefault=none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=2
 SelectType=select/cons_tres
@@ -216,26 +283,17 @@ SelectTypeParameters=CR_Core
 SlurmdParameters=config_overrides
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePass={self.folder}/munge.socket
-AccountingStoragePort={self.dbd_port}
+AccountingStoragePort={accounting}
+AccountingStoragePass={munge}
+AccountingStorageEnforce=associations,limits
 AccountingStoreFlags=job_comment
 ReturnToService=2
 KillWait=5
+OverTimeLimit=0
 MinJobAge=300
 MessageTimeout=10
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
-MpiDefault=none
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={self.d_port} CPUs={CPUS} RealMemory=4000 State=UNKNOWN
+NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node} CPUs={cpus} RealMemory=4000 State=UNKNOWN
 PartitionName=debug Nodes=node1 Default=YES MaxTime=60 State=UP
 PartitionName=small Nodes=node1 MaxTime=60 MaxCPUsPerNode=2 State=UP
-""")
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+"""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TypeVar
 from collections.abc import Awaitable, Callable
-
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T], timeout: float, what: str, interval: float = 0.1) -> T:
-    """Return the condition's first true value."""
+    """Return the condition's first true value; `TimeoutError` names `what` after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -23,11 +22,17 @@ def wait_until(condition: Callable[[], T], timeout: float, what: str, interval: 
 
 
 async def await_until(condition: Callable[[], Awaitable[T]], timeout: float, what: str, interval: float = 0.1) -> T:
-    """Return the asynchronous condition's first true value."""
-    async with asyncio.timeout(timeout):
-        while not (value := await condition()):
-            await _pause(interval)
-        return value
+    """Return the asynchronous condition's first true value; `TimeoutError` names `what` after `timeout` seconds."""
+    try:
+        # Also a question that is never answered ends with the time.
+        async with asyncio.timeout(timeout) as limit:
+            while not (value := await condition()):
+                await _pause(interval)
+            return value
+    except TimeoutError as error:
+        if limit.expired():
+            raise TimeoutError(f"waited {timeout:g} s for {what}") from error
+        raise
 
 
 async def _pause(seconds: float) -> None:

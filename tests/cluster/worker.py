@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cluster.waiting import wait_until
+from tests.cluster.service import Service
+
+_FOREIGN = ("PREFECT", "SLURM", "SBATCH", "JOBBERGATE")
 
 
-class WorkerProcess:
-    """`prefect worker start --pool POOL --type TYPE`, with its log in a file."""
+class WorkerProcess(Service):
+    """`prefect worker start --pool POOL --type KIND`, with its log in `folder`/worker.log.
+
+    `process` is None while it does not run. Its environment is the test run's, without anybody's settings, and
+    `environment` on top.
+    """
 
     def __init__(
         self,
@@ -24,52 +28,26 @@ class WorkerProcess:
         kind: str = "jobbergate-slurm",
         limit: int | None = None,
     ) -> None:
+        own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+        most = [] if limit is None else ["--limit", str(limit)]
+        super().__init__(
+            "worker",
+            [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, *most],
+            folder / "worker.log",
+            own | dict(environment),
+            cwd=os.getcwd(),
+        )
         self.pool = pool
         self.kind = kind
-        self.limit = limit
-        self.log = folder / "worker.log"
-        self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "SLURM", "JOBBERGATE"))
-        } | dict(environment)
-        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start it and wait until it says that it has started."""
         said_before = self._starts()
-        limit = ["--limit", str(self.limit)] if self.limit is not None else []
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", "worker", "start", "--pool", self.pool, "--type", self.kind, *limit],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        wait_until(lambda: self._starts() > said_before or self._died(), 60, "the worker")
+        super().start()
+        self.wait_ready(lambda: self._starts() > said_before)
 
-    def kill(self) -> None:
-        """SIGKILL: it gets no chance to do anything."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """SIGTERM, as systemd stops it."""
-        self._end(signal.SIGTERM)
-
-    def _end(self, number: signal.Signals) -> None:
-        if self.process is None:
-            return
-        self.process.send_signal(number)
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process = None
+    def stop(self, patience: float = 40) -> None:
+        super().stop(patience)
 
     def _starts(self) -> int:
         return self.log.read_text(errors="replace").count(" started!") if self.log.exists() else 0
-
-    def _died(self) -> bool:
-        if self.process is not None and self.process.poll() is not None:
-            raise RuntimeError(f"the worker ended: {self.log.read_text(errors='replace')[-3000:]}")
-        return False

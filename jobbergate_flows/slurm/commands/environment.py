@@ -33,4 +33,6 @@ def clean_environment(uid: int | None = None, *, slurm_conf: str | None = None, 
         environment["SLURM_CONF"] = conf
     if query:
         environment["SLURM_TIME_FORMAT"] = "%s"
+        # Otherwise the list of an array's pending tasks is cut off after 64 characters.
+        environment["SLURM_BITSTR_LEN"] = "0"
     return environment

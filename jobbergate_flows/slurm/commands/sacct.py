@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from jobbergate_flows.slurm.cluster import FoundJob, JobDetails, Witness
 from jobbergate_flows.slurm.commands.result import CommandResult, require_answer
-from jobbergate_flows.slurm.commands.squeue import time_of
+from jobbergate_flows.slurm.commands.squeue import rows_of, time_of
 from jobbergate_flows.slurm.errors import ClusterUnreachable
 from jobbergate_flows.slurm.jobs import ExitCode, JobRow
 from jobbergate_flows.slurm.states import parse_state
 
 BATCH = 1000
+_A_YEAR = timedelta(days=365)
 _COLUMNS = "JobID,State,ExitCode,Submit,Start,End,NodeList,UID,Reason"
 _DETAILS = (
     "JobID", "User", "Account", "Partition", "QOS", "State", "ExitCode", "DerivedExitCode", "Reason", "NodeList",
-    "NNodes", "NCPUS", "Submit", "Start", "End", "Elapsed", "Timelimit", "ReqTRES", "AllocTRES", "TotalCPU",
+    "NNodes", "NCPUS", "Submit", "Start", "End", "Elapsed", "Timelimit", "ReqTRES", "AllocTRES", "TotalCPU", "MaxRSS",
+    "WorkDir",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Sacct:
-    """The accounting rows of some jobs: of each job, or of each array task, the newest.
+    """The accounting rows of some jobs, or of all jobs of one account.
 
     Args:
         job_ids: At most `BATCH` ids.
         since: The earliest submission among them.
+        user: The account, where no ids are given.
     """
 
     job_ids: Sequence[str]
     since: datetime
     cluster: str | None = None
+    user: str | None = None
 
     def arguments(self) -> tuple[str, ...]:
         """The command line. `-D` shows a job's requeues as well: ids are reused, and told apart by `Submit`."""
         where = (f"--clusters={self.cluster}",) if self.cluster else ()
+        which = f"--jobs={','.join(self.job_ids)}" if self.job_ids else f"--user={self.user}"
         return (
-            "sacct", "-X", "-D", "-n", "-P", f"--format={_COLUMNS}", f"--jobs={','.join(self.job_ids)}",
+            "sacct", "-X", "-D", "-n", "-P", f"--format={_COLUMNS}", which,
             f"--starttime={since_argument(self.since)}", *where,
         )  # fmt: skip
 
@@ -48,7 +53,7 @@ class Sacct:
         Raises:
             ClusterUnreachable
         """
-        return [_row(line) for line in require_answer("sacct", result).splitlines() if line]
+        return [row for line in require_answer("sacct", result).splitlines() if line for row in _rows(line)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,10 @@ class SacctFind:
             names.append(self.witness.job_name)
             since = min(since, self.witness.submitted_at)
         return (
-            "sacct", "-X", "-D", "-n", "-P", "--format=JobID,Submit,State", f"--name={','.join(names)}",
-            f"--user={self.user}", f"--starttime={since_argument(since)}", *where,
+            "sacct", "-X", "-D", "-n", "-P", "--format=JobID,Submit,State,JobName", f"--name={','.join(names)}",
+            f"--user={self.user}", f"--starttime={since_argument(since)}",
+            # A job that was cancelled before its --begin is listed at that time.
+            f"--endtime=uts{int((since + _A_YEAR).timestamp())}", *where,
         )  # fmt: skip
 
     def parse(self, result: CommandResult) -> tuple[list[FoundJob], bool]:
@@ -80,13 +87,15 @@ class SacctFind:
             ClusterUnreachable
         """
         found: dict[str, FoundJob] = {}
+        witnessed = False
         for line in require_answer("sacct", result).splitlines():
-            fields = line.split("|")
-            if len(fields) != 3:
-                raise ClusterUnreachable(f"sacct printed a line that is none of ours: {line!r}")
-            job_id = fields[0].split("_")[0]
-            found.setdefault(job_id, FoundJob(job_id, time_of(fields[1]), parse_state(fields[2])[0]))
-        witnessed = self.witness is not None and found.pop(self.witness.job_id, None) is not None
+            job_id, submit, state, name = (*line.split("|", 3), "", "", "")[:4]
+            job_id = job_id.split("_")[0]
+            if self.witness is not None and job_id == self.witness.job_id:
+                witnessed = True
+            # Accounting takes names that differ in case for the same.
+            elif name == self.job_name and job_id.isdigit():
+                found.setdefault(job_id, FoundJob(job_id, time_of(submit), parse_state(state)[0]))
         return list(found.values()), witnessed
 
 
@@ -102,21 +111,24 @@ class SacctDetails:
         """The command line."""
         where = (f"--clusters={self.cluster}",) if self.cluster else ()
         return (
-            "sacct", "-X", "-P", "-n", "--delimiter=\x1f", f"--format={','.join(_DETAILS)}",
+            "sacct", "-P", "-n", "--delimiter=\x1f", f"--format={','.join(_DETAILS)}",
             f"--jobs={self.job_id}", f"--starttime={since_argument(self.since)}", *where,
         )  # fmt: skip
 
     def parse(self, result: CommandResult) -> JobDetails:
-        """The fields of the job's first row; empty when accounting has none.
+        """The fields of the job's row, with the largest `MaxRSS` of its steps; empty when accounting has none.
+
+        Times are seconds since the epoch.
 
         Raises:
             ClusterUnreachable
         """
-        for line in require_answer("sacct", result).splitlines():
-            values = line.split("\x1f")
-            if len(values) == len(_DETAILS):
-                return JobDetails(dict(zip(_DETAILS, values, strict=True)))
-        return JobDetails()
+        lines = (line.split("\x1f") for line in require_answer("sacct", result).splitlines())
+        rows = [dict(zip(_DETAILS, values, strict=True)) for values in lines if len(values) == len(_DETAILS)]
+        if not rows:
+            return JobDetails()
+        largest = max((row["MaxRSS"] for row in rows), key=_bytes)
+        return JobDetails({**rows[0], "MaxRSS": largest})
 
 
 def since_argument(since: datetime) -> str:
@@ -124,17 +136,20 @@ def since_argument(since: datetime) -> str:
     return f"uts{int(since.timestamp()) - 600}"
 
 
-def _row(line: str) -> JobRow:
-    fields = line.split("|")
+def _bytes(size: str) -> float:
+    number = size.rstrip("KMGTP")
+    return float(number) * 1024.0 ** (" KMGTP".index(size[-1]) if size != number else 0) if number else 0.0
+
+
+def _rows(line: str) -> Iterator[JobRow]:
+    fields = line.split("|", 8)
     if len(fields) != 9:
         raise ClusterUnreachable(f"sacct printed a line that is none of ours: {line!r}")
     job_id, state_text, exit_code, submit, start, end, nodes, uid, reason = fields
     state, by = parse_state(state_text)
-    array_id, _, task = job_id.partition("_")
-    return JobRow(
+    row = JobRow(
         job_id=job_id,
-        array_job_id=array_id,
-        array_task_id=int(task) if task.isdigit() else None,
+        array_job_id=job_id,
         state=state,
         source="sacct",
         reason=reason if reason and reason != "None" else None,
@@ -146,3 +161,4 @@ def _row(line: str) -> JobRow:
         end=time_of(end),
         nodes=nodes if nodes and nodes != "None assigned" else None,
     )
+    yield from rows_of(job_id, row)

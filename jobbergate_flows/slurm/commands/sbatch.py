@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jobbergate_flows.slurm.cluster import SubmitRequest
 from jobbergate_flows.slurm.commands.result import CommandResult
+from jobbergate_flows.slurm.directives import parse_directives
 from jobbergate_flows.slurm.errors import (
     ClusterUnreachable,
     SlurmError,
@@ -18,6 +19,13 @@ from jobbergate_flows.slurm.errors import (
 TIMEOUT_SECONDS = 150.0
 """sbatch tries again by itself for 120 s when Slurm's queue is full."""
 
+_REFUSED = {
+    "test-only": "it submits nothing",
+    "wait": "the run itself waits for the job",
+    "clusters": "the cluster is chosen by the run",
+    "uid": "the job is submitted by its own user",
+    "gid": "the job is submitted by its own user",
+}
 # By text, in this order; what matches none is permanent. The request may have reached the controller:
 _AMBIGUOUS = re.compile(
     r"Socket timed out on send/recv|Zero Bytes were transmitted|Unexpected message received"
@@ -39,13 +47,19 @@ _HELD = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Sbatch:
-    """One submission; the script goes to standard input."""
+    """One submission; the script goes to standard input.
+
+    Its environment is built from nothing, and sbatch hands it on to the job whole (`--export=ALL` is what it does by
+    itself): the job starts as after a login, and a script may still say `--export` itself.
+    """
 
     request: SubmitRequest
+    cluster: str | None = None
 
     def arguments(self) -> tuple[str, ...]:
         """The command line."""
         request = self.request
+        where = (f"--clusters={self.cluster}",) if self.cluster else ()
         return (
             "sbatch",
             "--parsable",
@@ -54,10 +68,20 @@ class Sbatch:
             f"--chdir={request.directory}",
             # The submitting process's limits are not the job's.
             "--propagate=NONE",
-            # The environment is built from nothing; with NONE, srun inside the job would start without any.
-            "--export=ALL",
+            *where,
             *request.arguments,
         )
+
+    def check(self) -> None:
+        """Look for what a script may not say, because the job could then not be followed.
+
+        Raises:
+            SubmissionRefused
+        """
+        options = parse_directives(self.request.script).options
+        for name, why in _REFUSED.items():
+            if name in options and not (name == "clusters" and options[name] == self.cluster):
+                raise SubmissionRefused(f"the script says #SBATCH --{name}: {why}", hint="take that line out of it")
 
     def parse(self, result: CommandResult) -> str:
         """The job's id.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobbergate_flows.slurm.commands.result import CommandResult
-from jobbergate_flows.slurm.errors import ClusterUnreachable
+from jobbergate_flows.slurm.commands.result import CommandResult, require_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,6 @@ class Scancel:
             ClusterUnreachable
         """
         harmless = ("Invalid job id", "already completing or completed", "already finished")
-        if result.returncode and not any(words in result.stderr for words in harmless):
-            raise ClusterUnreachable(f"scancel: {result.words}")
-        if result.returncode is None:
-            raise ClusterUnreachable("scancel did not answer in time")
+        troubles = [line for line in result.stderr.splitlines() if not any(words in line for words in harmless)]
+        if result.returncode is None or (result.returncode and troubles):
+            require_answer("scancel", result)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from jobbergate_flows.slurm.arrays import expand_tasks
 from jobbergate_flows.slurm.cluster import FoundJob
 from jobbergate_flows.slurm.commands.result import CommandResult, require_answer
 from jobbergate_flows.slurm.errors import ClusterUnreachable
-from jobbergate_flows.slurm.jobs import JobRow
-from jobbergate_flows.slurm.states import parse_state
+from jobbergate_flows.slurm.jobs import JobRow, Phase
+from jobbergate_flows.slurm.states import MEANINGS, Finality, parse_state
 
 # No column that holds text of a user's: job names may contain pipes and newlines.
-_FORMAT = "%i|%F|%K|%T|%r|%U|%V|%S|%N"
-MAX_ARRAY_TASKS = 100_000
+_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,49 +77,39 @@ def time_of(text: str) -> datetime | None:
     return datetime.fromtimestamp(int(text), UTC) if text.isdigit() and int(text) else None
 
 
-def expand_tasks(text: str) -> Iterator[int]:
-    """The task numbers of `0-3,7,9-11:2%4`.
-
-    Raises:
-        ClusterUnreachable: The text is shortened ("...") or is none: it names no tasks.
-    """
-    count = 0
-    for part in text.split("%")[0].split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
-        if match is None:
-            raise ClusterUnreachable(f"squeue names array tasks as {text!r}")
-        first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-        for task in range(first, last + 1, max(step, 1)):
-            count += 1
-            if count > MAX_ARRAY_TASKS:
-                raise ClusterUnreachable(f"squeue names more than {MAX_ARRAY_TASKS} array tasks")
-            yield task
+def rows_of(job_id: str, row: JobRow) -> Iterator[JobRow]:
+    """The rows that a printed job id stands for: `6`, `6_0`, or `6_[0-3%2]` for an array's pending tasks."""
+    array_id, _, task = job_id.partition("_")
+    numbers: tuple[int | None, ...] = (int(task),) if task.isdigit() else (None,)
+    if task.startswith("["):
+        # A list that cannot be read leaves one row without a number: the array is not over.
+        with contextlib.suppress(ValueError):
+            numbers = expand_tasks(task.strip("[]"))
+    for number in numbers:
+        own_id = array_id if number is None else f"{array_id}_{number}"
+        yield replace(row, job_id=own_id, array_job_id=array_id, array_task_id=number)
 
 
 def _rows(line: str) -> Iterator[JobRow]:
-    fields = line.split("|")
-    if len(fields) != 9:
+    fields = line.split("|", 9)
+    if len(fields) != 10:
         raise ClusterUnreachable(f"squeue printed a line that is none of ours: {line!r}")
-    job_id, array_id, task, state_text, reason, uid, submit, start, nodes = fields
+    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, reason = fields
     state, by = parse_state(state_text)
-    pending = re.fullmatch(r"\d+_\[(.*)\]", job_id)
-    tasks: Iterator[int | None]
-    if pending:
-        tasks = iter(expand_tasks(pending[1]))
-    else:
-        tasks = iter((int(task),) if task.isdigit() and "_" in job_id else (None,))
-    for number in tasks:
-        yield JobRow(
-            job_id=array_id if number is None else f"{array_id}_{number}",
-            array_job_id=array_id,
-            array_task_id=number,
-            state=state,
-            source="squeue",
-            reason=reason if reason and reason != "None" else None,
-            cancelled_by=by,
-            user_id=int(uid) if uid.isdigit() else None,
-            submit=time_of(submit),
-            # Of a pending job it is when Slurm expects to start it.
-            start=time_of(start) if state not in ("PENDING", "CONFIGURING") else None,
-            nodes=nodes or None,
-        )
+    meaning = MEANINGS.get(state)
+    ended = meaning is not None and meaning.finality is not Finality.NEVER
+    row = JobRow(
+        job_id=array_id,
+        array_job_id=array_id,
+        state=state,
+        source="squeue",
+        reason=reason if reason and reason != "None" else None,
+        cancelled_by=by,
+        user_id=int(uid) if uid.isdigit() else None,
+        submit=time_of(submit),
+        # Of a pending job it is when Slurm expects to start it; and the end of a running one is its time limit.
+        start=time_of(start) if meaning is None or meaning.phase is not Phase.PENDING else None,
+        end=time_of(end) if ended else None,
+        nodes=nodes or None,
+    )
+    yield from rows_of(job_id, row)

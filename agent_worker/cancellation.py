@@ -1,0 +1,76 @@
+"""Cancelling: runs that the server says are to be cancelled, and what becomes of their jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+
+from agent_worker.runs import end_task_runs, infrastructure_pid, mark_cancelled
+from agent_worker.supervisor import Supervisor
+
+_logger = logging.getLogger(__name__)
+_PAGE = 200
+
+
+async def watch_for_cancellations(supervisor: Supervisor, work_pool: str, seconds: float) -> None:
+    """Look, again and again, for runs of the pool that are Cancelling, and for held runs that are Cancelled.
+
+    Prefect's own worker never cancels a run that was started, nor one whose Running state a worker set.
+    """
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            for run in await _to_cancel(work_pool, list(supervisor.held)):
+                await cancel(supervisor, run)
+        except Exception:
+            _logger.exception("Looking for runs to cancel failed; trying again")
+
+
+async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
+    """Cancel a run's job, or, where there is none yet, the run itself. Safe to repeat."""
+    session = supervisor.session
+    held = supervisor.held.get(run.id)
+    submissions = await session.cancel_flow_run(str(run.id))
+    if submissions:
+        # The run's coroutine sees the job's end and tells it; without one there is somebody for just that.
+        await supervisor.hold(run, "cancelled")
+        return
+    if held is not None:
+        # Nothing was submitted: the coroutine is still rendering, or on its way to it.
+        held.life.cancel()
+        await asyncio.wait([held.life])
+    elif run.infrastructure_pid != infrastructure_pid(session.cluster.name, run.id):
+        return
+    await mark_cancelled(run.id, "Cancelled before the job was submitted")
+    await end_task_runs(run.id, "The run was cancelled.")
+
+
+async def _to_cancel(work_pool: str, held: list[UUID]) -> list[FlowRun]:
+    async with get_client() as client:
+        found = await client.read_flow_runs(
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
+            ),
+            limit=_PAGE,
+        )
+        for start in range(0, len(held), _PAGE):
+            found += await client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    id=FlowRunFilterId(any_=held[start : start + _PAGE]),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLED])),
+                )
+            )
+        return list({run.id: run for run in found}.values())

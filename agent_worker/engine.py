@@ -1,0 +1,50 @@
+"""Prefect's flow engine, fitted for runs that live as coroutines in a worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flow_engine import AsyncFlowRunEngine
+
+
+class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
+    """The engine of one resident run.
+
+    It differs from Prefect's in two ways, both because the worker outlives the coroutine:
+    - a coroutine that dies does not end the run as crashed: the worker takes the run up again;
+    - the deployment's concurrency lease is renewed by the worker, not by a thread for each run that cancels the
+      run when the server is away for longer than the lease.
+    """
+
+    @property
+    def state(self) -> State[Any]:
+        """The run's state, without the lease that the engine would renew by itself."""
+        state = super().state
+        if state.state_details.deployment_concurrency_lease_id is None:
+            return state
+        details = state.state_details.model_copy(update={"deployment_concurrency_lease_id": None})
+        return state.model_copy(update={"state_details": details})
+
+    async def handle_crash(self, exc: BaseException) -> None:
+        """Leave the run's state alone; whoever runs this engine decides."""
+        self._raised = exc
+
+
+async def run_resident(flow: Flow[..., Any], flow_run: FlowRun, parameters: dict[str, Any]) -> State[Any]:
+    """Run a flow run to its end in this event loop.
+
+    Returns:
+        The final state, as the server has it.
+
+    Raises:
+        prefect.exceptions.Abort: The server does not let the run start.
+        BaseException: What killed the coroutine; the run's state is left as it was.
+    """
+    engine = ResidentEngine(flow=flow, flow_run=flow_run, parameters=parameters)
+    async with engine.start():
+        while engine.is_running():
+            async with engine.run_context():
+                await engine.call_flow_fn()
+    return engine.state

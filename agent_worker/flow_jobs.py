@@ -1,0 +1,147 @@
+"""The life of an ordinary flow's run: a Slurm job that runs Prefect's engine, watched so that it cannot die unseen."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import Cancelled, Crashed, Failed
+
+from agent_worker.configuration import SlurmJobConfiguration
+from agent_worker.flow_script import environment_text, flow_job_script
+from agent_worker.runs import force_state, read_run
+from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.artifacts import acreate_markdown, job_script_markdown, summary_markdown
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.following import RunFollower
+from jobbergate_flows.sessions import session_for
+from jobbergate_flows.slurm.errors import SubmissionCancelled
+from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
+from jobbergate_flows.slurm.output import tail
+from jobbergate_flows.slurm.session import ClusterSession
+from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder, home_expanded
+from jobbergate_flows.states import state_for
+
+_logger = logging.getLogger(__name__)
+_TAIL_LINES = 40
+
+
+async def live(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> None:
+    """Submit the flow's job, follow it, and see to it that the run ends as the job did.
+
+    What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
+    """
+    session = await session_for()
+    logger = flow_run_logger(flow_run)
+    try:
+        job = await _submit(session, flow_run, configuration, logger)
+    except SubmissionCancelled as error:
+        await force_state(flow_run.id, Cancelled(message=str(error)))
+        return
+    except (JobbergateFlowsError, ValueError) as error:
+        logger.error("The flow's job was not submitted: %s", error)
+        await force_state(flow_run.id, Failed(message=f"The flow's job was not submitted: {error}"))
+        return
+    await follow(session, flow_run, job)
+
+
+async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> None:
+    """Follow a submitted flow's job to its end, and settle the run's state with it."""
+    logger = flow_run_logger(flow_run)
+    follower = RunFollower(flow_run.id)
+
+    async def show(status: JobStatus) -> None:
+        logger.info("Job %s: %s", job.job_id, status.message)
+        if status.phase is Phase.PENDING:
+            await follower.tell(state_for(status, job))
+
+    status = await session.wait(job, on_status=show)
+    await follower.settle()
+    await session.remove_secret(job)
+    run = await read_run(flow_run.id)
+    if run is None:
+        return
+    ending = settled(run.state, status, job)
+    if ending is not None:
+        if status.phase is not Phase.COMPLETED:
+            await _forward_tail(session, job, logger)
+        await force_state(flow_run.id, ending)
+    details = await session.details(job)
+    await acreate_markdown(
+        "job-summary",
+        summary_markdown(job, status, details.fields),
+        description=f"Slurm job {job.job_id}: {status.message}",
+        flow_run_id=flow_run.id,
+    )
+    await session.mark_told(job)
+
+
+def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> State[Any] | None:
+    """The state that a run needs once its job is final; None where the run's own end stands.
+
+    Slurm's named state wins over what the engine could still say while it was being killed. Pure.
+    """
+    ended = current is not None and current.is_final()
+    if status.phase is Phase.CANCELLED:
+        return None if ended and current and not current.is_crashed() else state_for(status, job)
+    killed = status.name not in ("Completed", "Failed") or bool(status.exit_code and status.exit_code.signal)
+    if ended and current is not None:
+        return state_for(status, job) if killed and not current.is_completed() else None
+    if current is not None and current.is_cancelling():
+        return Cancelled(message=f"{status.message} (Slurm job {job.job_id})")
+    if current is not None and (current.is_scheduled() or current.is_paused()):
+        return None
+    if status.phase is Phase.COMPLETED:
+        return Crashed(message=f"Slurm job {job.job_id} is {status.message}, but the flow did not report its end")
+    return state_for(status, job)
+
+
+async def _submit(
+    session: ClusterSession,
+    flow_run: FlowRun,
+    configuration: SlurmJobConfiguration,
+    logger: Any,
+) -> SlurmJob:
+    environment = environment_text(configuration.env)
+
+    name = configuration.name or flow_run.name
+    script = JobScript(
+        name=name,
+        text=flow_job_script(
+            command=configuration.flow_command(),
+            environment_file=f"./{SECRET_FILE}",
+            modules=configuration.modules,
+            setup_commands=configuration.setup_commands,
+            working_directory=configuration.working_directory,
+        ),
+    )
+    order = SubmissionOrder(
+        script=script,
+        resources=configuration.resources(),
+        directory=home_expanded(configuration.directory),
+        key=await session.key(str(flow_run.id), "flow"),
+        flow_run_id=str(flow_run.id),
+        kind="flow",
+        secret=environment,
+    )
+    job = await session.submit(order, on_wait=lambda why: logger.warning("Not submitted yet: %s", why))
+    logger.info("Submitted as Slurm job %s on %s; it runs in %s", job.job_id, job.cluster, job.directory)
+    await acreate_markdown(
+        "job-script",
+        job_script_markdown(order.script),
+        description="The job script as it was submitted",
+        flow_run_id=flow_run.id,
+    )
+    return job
+
+
+async def _forward_tail(session: ClusterSession, job: SlurmJob, logger: Any) -> None:
+    for path in dict.fromkeys(filter(None, (job.standard_output, job.standard_error))):
+        lines = await tail(session.cluster, path, _TAIL_LINES)
+        if lines:
+            logger.error(
+                "The end of %s at %s:\n%s", path, datetime.now(UTC).isoformat(timespec="seconds"), "\n".join(lines)
+            )

@@ -1,0 +1,82 @@
+"""The life of an application's run: a coroutine in the supervisor's loop, run again until it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import Abort
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import Crashed
+
+from agent_worker.engine import run_resident
+from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_run
+from jobbergate_flows.flows import run_application
+from jobbergate_flows.slurm.session import ClusterSession
+
+_logger = logging.getLogger(__name__)
+_RETRY_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0)
+MAX_DEATHS = 20
+"""So often a run's coroutine may die before the run is given up as Crashed."""
+
+
+async def live(flow_run: FlowRun, *, recovered: bool = False) -> None:
+    """Bring an application's run to its end, whatever happens to its coroutine on the way.
+
+    Returns when the run is final on the server, or was handed back to its queue (a retry), or is gone. Cancelling this
+    coroutine leaves the run as it is.
+
+    Args:
+        flow_run: The run.
+        recovered: Whether an earlier worker began it: the task runs of its first life are ended first.
+    """
+    deaths = 0
+    while True:
+        if recovered or deaths:
+            await end_task_runs(flow_run.id, "The worker was restarted; another task run goes on with this.")
+        try:
+            await _run_once(flow_run)
+            death: BaseException | None = None
+        except Abort as error:
+            death = error
+        except Exception as error:
+            death = error
+            _logger.exception("The coroutine of flow run %s died", flow_run.id)
+        current = await read_run(flow_run.id)
+        if current is None or current.state is None or current.state.is_final():
+            return
+        if current.state.is_scheduled() or current.state.is_paused():
+            return
+        if current.state.is_cancelling():
+            await mark_cancelled(flow_run.id, "Cancelled before the job was submitted")
+            return
+        deaths += 1
+        if deaths >= MAX_DEATHS:
+            await force_state(flow_run.id, Crashed(message=f"The run died {deaths} times in the worker: {death}"))
+            return
+        await asyncio.sleep(_RETRY_SECONDS[min(deaths, len(_RETRY_SECONDS)) - 1])
+        flow_run = current
+
+
+async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
+    """Wait for the end of a cancelled run's jobs, and end the run. For runs without a coroutine of their own."""
+    for row in await session.cancel_flow_run(str(flow_run.id)):
+        job = row.job or await session.settle_cancelled(row)
+        if job is not None:
+            await session.wait(job)
+            await session.remove_secret(job)
+            await session.mark_told(job)
+    await mark_cancelled(flow_run.id, "Cancelled with its job")
+    await end_task_runs(flow_run.id, "The run was cancelled.")
+
+
+async def _run_once(flow_run: FlowRun) -> None:
+    parameters: dict[str, Any] = dict(flow_run.parameters)
+    async with get_client() as client:
+        name = (await client.read_flow(flow_run.flow_id)).name
+    flow = run_application.with_options(name=name)
+    flow_run_logger(flow_run, flow).debug("Running resident in the worker")
+    await run_resident(flow, flow_run, parameters)

@@ -1,0 +1,68 @@
+"""What the worker does to a run's record on the server, shared by both kinds of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled, Crashed
+
+from jobbergate_flows.states import keeping_slot
+
+
+def infrastructure_pid(cluster: str, flow_run_id: UUID) -> str:
+    """`<cluster>:<flow run id>`: which cluster's worker holds a run. Job and user are in the ledger only."""
+    return f"{cluster}:{flow_run_id}"
+
+
+async def read_run(flow_run_id: UUID) -> FlowRun | None:
+    """The run as the server has it; None when it was deleted."""
+    async with get_client() as client:
+        try:
+            return await client.read_flow_run(flow_run_id)
+        except ObjectNotFound:
+            return None
+
+
+async def force_state(flow_run_id: UUID, state: State[Any]) -> None:
+    """Set a run's state whatever it was before, keeping its concurrency slot unless the state is final."""
+    async with get_client() as client:
+        try:
+            run = await client.read_flow_run(flow_run_id)
+            await client.set_flow_run_state(flow_run_id, keeping_slot(state, run.state), force=True)
+        except ObjectNotFound:
+            return
+
+
+async def mark_cancelled(flow_run_id: UUID, message: str) -> None:
+    """End a run as Cancelled, unless it has ended already."""
+    run = await read_run(flow_run_id)
+    if run is not None and not (run.state and run.state.is_final()):
+        await force_state(flow_run_id, Cancelled(message=message))
+
+
+async def end_task_runs(flow_run_id: UUID, message: str) -> None:
+    """End the task runs that a dead coroutine left running."""
+    async with get_client() as client:
+        for task_run in await _unfinished_task_runs(client, flow_run_id):
+            await client.set_task_run_state(task_run, Crashed(message=message), force=True)
+
+
+async def _unfinished_task_runs(client: PrefectClient, flow_run_id: UUID) -> list[UUID]:
+    runs = await client.read_task_runs(
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+        task_run_filter=TaskRunFilter(
+            state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
+        ),
+    )
+    return [run.id for run in runs]

@@ -1,0 +1,181 @@
+"""The thread in which all runs of a worker live: one event loop, one session with the cluster, no process per run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from contextlib import ExitStack
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import AsyncClientContext
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+from agent_worker import flow_jobs, resident
+from agent_worker.configuration import SlurmJobConfiguration
+from agent_worker.transport import OutageTransport
+from jobbergate_flows.sessions import using_session
+from jobbergate_flows.slurm.session import ClusterSession
+
+_logger = logging.getLogger(__name__)
+LEASE_SECONDS = 300
+_LEASE_RENEWAL_SECONDS = 60
+
+Kind = Literal["application", "flow", "cancelled"]
+T = TypeVar("T")
+
+
+@dataclass
+class HeldRun:
+    """A run that lives in this worker."""
+
+    flow_run: FlowRun
+    kind: Kind
+    life: asyncio.Task[None] = field(repr=False)
+    lease: UUID | None = None
+
+
+class Supervisor:
+    """Holds the runs of one worker.
+
+    Its methods may be called from any thread; everything they start happens in the supervisor's own loop. Stopping
+    cancels nothing: the jobs go on, and the next worker takes the runs up again.
+    """
+
+    def __init__(self, make_session: Callable[[], Awaitable[ClusterSession]]) -> None:
+        self._make_session = make_session
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._ready: Future[None] = Future()
+        self._stopping = asyncio.Event()
+        self._held: dict[UUID, HeldRun] = {}
+        self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self.session: ClusterSession
+        """The session with the cluster; there once `start` has returned."""
+
+    @property
+    def held(self) -> dict[UUID, HeldRun]:
+        """The runs that live here now, by their ids."""
+        return dict(self._held)
+
+    def add_service(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have a coroutine function run beside the runs, from `start` to `stop`. To be called before `start`."""
+        self._services.append(service)
+
+    async def start(self) -> None:
+        """Start the thread and wait until it can hold runs.
+
+        Raises:
+            JobbergateFlowsError: The cluster or the ledger cannot be used.
+        """
+        self._thread = threading.Thread(target=self._run_loop, name="jobbergate-flows runs", daemon=True)
+        self._thread.start()
+        await asyncio.wrap_future(self._ready)
+
+    async def stop(self) -> None:
+        """Stop the loop and leave every run, job and state as it is."""
+        if self._thread is None or not self._thread.is_alive():
+            return
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        await asyncio.to_thread(self._thread.join, 10)
+
+    async def do(self, act: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the supervisor's loop, with its session and client, and return its result."""
+
+        async def inside() -> T:
+            # Threads hand over their own context, which knows neither.
+            return await asyncio.create_task(act, context=self._context.copy())
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(inside(), self._loop))
+
+    async def hold(
+        self,
+        flow_run: FlowRun,
+        kind: Kind,
+        configuration: SlurmJobConfiguration | None = None,
+        *,
+        recovered: bool = False,
+    ) -> None:
+        """Let a run live here. A run that does already is left alone.
+
+        Args:
+            kind: `cancelled` for a run that only waits for the end of its cancelled job.
+            configuration: The job's configuration; for kind `flow` only.
+            recovered: Whether an earlier worker began the run.
+        """
+
+        async def begin() -> None:
+            if flow_run.id in self._held:
+                return
+            life = asyncio.create_task(self._live(flow_run, kind, configuration, recovered))
+            lease = flow_run.state.state_details.deployment_concurrency_lease_id if flow_run.state else None
+            self._held[flow_run.id] = HeldRun(flow_run, kind, life, lease)
+
+        await self.do(begin())
+
+    async def _live(
+        self, flow_run: FlowRun, kind: Kind, configuration: SlurmJobConfiguration | None, recovered: bool
+    ) -> None:
+        try:
+            if kind == "application":
+                await resident.live(flow_run, recovered=recovered)
+            elif kind == "cancelled":
+                await resident.finish_cancelling(self.session, flow_run)
+            elif configuration is not None:
+                await flow_jobs.live(flow_run, configuration)
+        except asyncio.CancelledError:
+            _logger.debug("Run %s was let go", flow_run.id)
+        except BaseException:
+            _logger.exception("Run %s was lost by the worker; it is taken up again", flow_run.id)
+        finally:
+            self._held.pop(flow_run.id, None)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        with ExitStack() as stack:
+            # Prefect's heartbeat is a thread for each run; the worker's own heartbeat speaks for its runs.
+            stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
+            try:
+                self._loop.run_until_complete(self._main())
+            except BaseException as error:
+                if not self._ready.done():
+                    self._ready.set_exception(error)
+                else:
+                    _logger.exception("The worker's runs stopped")
+        # The loop is neither closed nor emptied: cancelling a coroutine would end its run.
+        self._loop.set_exception_handler(lambda _loop, _context: None)
+
+    async def _main(self) -> None:
+        self.session = await self._make_session()
+        async with AsyncClientContext(httpx_settings={"transport": OutageTransport()}):
+            with using_session(self.session):
+                self._context = copy_context()
+                services = [asyncio.create_task(service()) for service in self._services]
+                services.append(asyncio.create_task(self._renew_leases()))
+                for service in services:
+                    service.add_done_callback(_report_death)
+                self._ready.set_result(None)
+                await self._stopping.wait()
+
+    async def _renew_leases(self) -> None:
+        while True:
+            await asyncio.sleep(_LEASE_RENEWAL_SECONDS)
+            leases = {run.lease for run in self._held.values() if run.lease is not None}
+            async with get_client() as client:
+                for lease in leases:
+                    try:
+                        await client.renew_concurrency_lease(lease, LEASE_SECONDS)
+                    except Exception as error:
+                        _logger.warning("A concurrency lease was not renewed: %s", error)
+
+
+def _report_death(service: asyncio.Task[None]) -> None:
+    if not service.cancelled() and (error := service.exception()) is not None:
+        _logger.error("A service of the worker ended", exc_info=error)

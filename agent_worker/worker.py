@@ -1,0 +1,139 @@
+"""The `jobbergate-slurm` worker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import anyio.abc
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import InfrastructureNotAvailable
+from prefect.workers.base import BaseWorker, BaseWorkerResult
+
+from agent_worker.cancellation import cancel, watch_for_cancellations
+from agent_worker.configuration import SlurmJobConfiguration, SlurmVariables
+from agent_worker.recovery import recover_runs
+from agent_worker.runs import infrastructure_pid, mark_cancelled
+from agent_worker.settings import WorkerSettings
+from agent_worker.supervisor import Supervisor
+from jobbergate_flows.deployments import is_application
+from jobbergate_flows.slurm.connect import connect
+from jobbergate_flows.slurm.ledger import Ledger
+from jobbergate_flows.slurm.session import ClusterSession
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.responses import WorkerFlowRunResponse
+
+
+class JobbergateSlurmResult(BaseWorkerResult):
+    """What the worker says when it holds a run."""
+
+
+class JobbergateSlurmWorker(BaseWorker[SlurmJobConfiguration, Any, JobbergateSlurmResult]):
+    """Runs deployed applications resident, and other flows as Slurm jobs.
+
+    `run` only hands a run over to the supervisor; the supervisor's thread brings it to its end.
+    """
+
+    type = "jobbergate-slurm"
+    job_configuration = SlurmJobConfiguration
+    job_configuration_variables = SlurmVariables
+    _description = "Run Slurm applications, and flows as Slurm jobs, from a host of the cluster."
+    _display_name = "Slurm (Jobbergate)"
+
+    def __init__(self, work_pool_name: str, *args: Any, **kwargs: Any) -> None:
+        super().__init__(work_pool_name, *args, **kwargs)
+        if not kwargs.get("name"):
+            # A name that survives a restart: the next worker of this host takes up this one's runs at once.
+            self.name = f"{socket.gethostname()} {work_pool_name}"
+        self.settings = WorkerSettings()
+        self.supervisor = Supervisor(self._make_session)
+        self.supervisor.add_service(
+            lambda: watch_for_cancellations(self.supervisor, work_pool_name, self.settings.cancel_poll_seconds)
+        )
+        self.supervisor.add_service(
+            lambda: recover_runs(
+                self.supervisor,
+                work_pool_name,
+                self.name,
+                self._configure,
+                self.settings.recovery_poll_seconds,
+            )
+        )
+
+    async def setup(self) -> None:
+        """As Prefect does it, and start the supervisor."""
+        await self.supervisor.start()
+        await super().setup()
+
+    async def teardown(self, *exc_info: Any) -> None:
+        """As Prefect does it; the jobs go on, and the runs stay as they are for the next worker."""
+        await self.supervisor.stop()
+        await super().teardown(*exc_info)
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: SlurmJobConfiguration,
+        task_status: anyio.abc.TaskStatus[Any] | None = None,
+    ) -> JobbergateSlurmResult:
+        """Hand a run over to the supervisor. A run that it holds already is left alone."""
+        pid = infrastructure_pid(self.supervisor.session.cluster.name, flow_run.id)
+        # Before anything is submitted: a run without it would be cancelled behind our back.
+        await self.client.update_flow_run(flow_run.id, infrastructure_pid=pid)
+        current = await self.client.read_flow_run(flow_run.id)
+        if task_status is not None:
+            task_status.started(pid)
+        if configuration.missed(current, datetime.now(UTC)):
+            await mark_cancelled(flow_run.id, f"Missed its start at {current.expected_start_time}")
+        elif current.state is not None and current.state.is_pending():
+            if await self._is_application(current):
+                await self.supervisor.hold(current, "application")
+            else:
+                await self.supervisor.hold(current, "flow", configuration)
+        return JobbergateSlurmResult(status_code=0, identifier=pid)
+
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: SlurmJobConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """Cancel a run's job by what the ledger says of it, not by what the run's record says."""
+        cluster, _, flow_run_id = infrastructure_pid.rpartition(":")
+        if cluster != self.supervisor.session.cluster.name:
+            raise InfrastructureNotAvailable(f"the run belongs to a worker of cluster {cluster!r}")
+        run = await self.client.read_flow_run(UUID(flow_run_id))
+        await self.supervisor.do(cancel(self.supervisor, run))
+
+    async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
+        runs = await super()._get_scheduled_flow_runs()
+        if self._limit is None:
+            return runs
+        free = self._limit - len(self.supervisor.held) - len(self._submitting_flow_run_ids)
+        return runs[: max(free, 0)]
+
+    async def _configure(self, flow_run: FlowRun) -> SlurmJobConfiguration:
+        async with get_client() as client:
+            return await SlurmJobConfiguration.resolve_for_flow_run(
+                flow_run,
+                client=client,
+                work_pool=await client.read_work_pool(self._work_pool_name),
+                worker_name=self.name,
+                worker_id=self.backend_id,
+            )
+
+    async def _is_application(self, flow_run: FlowRun) -> bool:
+        if flow_run.deployment_id is None:
+            return False
+        deployment = await self.client.read_deployment(flow_run.deployment_id)
+        return is_application(deployment.entrypoint, deployment.pull_steps)
+
+    async def _make_session(self) -> ClusterSession:
+        settings = self.settings
+        cluster = await asyncio.to_thread(
+            connect, settings.cluster, name=settings.cluster_name, slurm_conf=settings.slurm_conf
+        )
+        ledger = await asyncio.to_thread(Ledger.open, settings.ledger)
+        return ClusterSession(cluster, ledger)

@@ -1,0 +1,22 @@
+"""The Prefect block types of this package."""
+
+from __future__ import annotations
+
+from jobbergate_flows.blocks.application import StoredApplication
+from jobbergate_flows.blocks.cluster import SlurmCluster
+
+BLOCK_TYPES = (StoredApplication, SlurmCluster)
+
+
+def register() -> list[str]:
+    """Register the block types with the Prefect server and return their names.
+
+    Raises:
+        httpx.HTTPError: The server cannot be reached.
+    """
+    for block in BLOCK_TYPES:
+        block.register_type_and_schema(_sync=True)
+    return [block.get_block_type_slug() for block in BLOCK_TYPES]
+
+
+__all__ = ["BLOCK_TYPES", "SlurmCluster", "StoredApplication", "register"]

@@ -1,0 +1,166 @@
+"""An application as a Prefect flow, whose own signature is the form."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, Literal
+
+from prefect import Flow
+from prefect.client.schemas.objects import State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.states import Cancelled, Failed
+from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.utilities.callables import parameter_schema
+from pydantic import WithJsonSchema
+
+from jobbergate_flows.applications import Application
+from jobbergate_flows.blocks.application import aload_application, astore_application, pin
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.sessions import session_for
+from jobbergate_flows.slurm.errors import SubmissionCancelled
+from jobbergate_flows.slurm.options import SlurmResources, resources_schema
+from jobbergate_flows.states import JobFailed, state_for
+from jobbergate_flows.tasks import (
+    apublish_results,
+    arender_job_script,
+    asubmit_job_script,
+    await_for_job,
+)
+
+ENTRYPOINT = "jobbergate_flows.flows.run_application"
+"""The entrypoint of a deployed application. Our worker runs what has it resident, in its own process."""
+
+_PARAMETERS = """
+    Args:
+        application: The application and the digest of its files. Deploy again to use another version.
+        answers: The application's own questions.
+        resources: What Slurm is asked for. Empty fields keep what the job script says.
+        directory: An existing directory of the cluster. The job runs in a new directory below it.
+        job_name: The job's name in Slurm. Empty: the application's own.
+"""
+
+
+async def _run(application: str, answers: Any, resources: Any, directory: str, job_name: str) -> State[Any]:
+    loaded = await aload_application(application)
+    try:
+        script = await arender_job_script(loaded, answers or {}, job_name=job_name or None)
+        job = await asubmit_job_script(script, resources=resources, directory=directory, key="job")
+    except SubmissionCancelled as error:
+        return Cancelled(message=str(error))
+    except JobbergateFlowsError as error:
+        return Failed(message=str(error), data=error)
+    ended = await await_for_job(job, follow_state=True, return_state=True)
+    outcome = await ended.aresult(raise_on_failure=False)
+    if not isinstance(outcome, JobFailed) and not ended.is_completed():
+        return Failed(message=f"Slurm job {job.job_id} could not be followed: {outcome}", data=outcome)
+    await apublish_results(job, return_state=True)
+    await (await session_for()).mark_told(job)
+    return state_for(outcome.status, job) if isinstance(outcome, JobFailed) else state_for(outcome, job)
+
+
+async def _run_stored(
+    application: str,
+    answers: dict[str, Any] | None = None,
+    resources: dict[str, Any] | None = None,
+    directory: str = "~",
+    job_name: str = "",
+) -> State[Any]:
+    """Render a stored application, submit it to Slurm and follow the job to its end."""
+    return await _run(application, answers, resources, directory, job_name)
+
+
+run_application = Flow(_run_stored, name="run-application", retries=0, persist_result=False)
+"""Any stored application by its pin: what a worker other than ours loads for a deployed application."""
+
+
+class ApplicationFlow(Flow[..., Any]):
+    """The flow of one application.
+
+    It is deployed like any flow (`serve`, `deploy`, `to_deployment`). Deploying stores the application as a block
+    first, and the deployment's runs load it from there.
+    """
+
+    application: Application
+
+    async def ato_deployment(self, name: str, **options: Any) -> RunnerDeployment:
+        """As `Flow.ato_deployment`, with the application stored and its README as the description."""
+        await astore_application(self.application)
+        return self._as_deployment(name, **options)
+
+    def to_deployment(self, name: str, **options: Any) -> RunnerDeployment:
+        """As `Flow.to_deployment`, with the application stored and its README as the description."""
+        run_coro_as_sync(astore_application(self.application))
+        return self._as_deployment(name, **options)
+
+    def _as_deployment(self, name: str, **options: Any) -> RunnerDeployment:
+        options["entrypoint_type"] = EntrypointType.MODULE_PATH
+        deployment = RunnerDeployment.from_flow(self, name=name, **options)
+        deployment.entrypoint = ENTRYPOINT
+        return deployment
+
+
+def application_flow(application: Application) -> ApplicationFlow:
+    """The flow of an application: named after it, with its questions in its signature.
+
+    Args:
+        application: The application; its digest is pinned in the flow's `application` parameter.
+
+    Raises:
+        ApplicationError: The application's questions cannot be found out.
+    """
+    flow = ApplicationFlow(
+        _with_form(application),
+        name=application.name,
+        description=application.description or None,
+        version=application.digest.removeprefix("sha256:")[:16],
+        retries=0,
+        persist_result=False,
+        validate_parameters=True,
+    )
+    flow.application = application
+    return flow
+
+
+def application_parameters(application: Application) -> dict[str, Any]:
+    """The JSON Schema of the parameters of the application's deployments: the form."""
+    return parameter_schema(application_flow(application)).model_dump_for_openapi()
+
+
+def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]:
+    interface = application.describe()
+    pinned = pin(application)
+    answers = Annotated[dict[str, Any], WithJsonSchema(interface.form)]
+    resources = Annotated[dict[str, Any], WithJsonSchema(resources_schema(interface.directives))]
+
+    async def run(
+        application: str = pinned,
+        answers: dict[str, Any] | None = None,
+        resources: dict[str, Any] | None = None,
+        directory: str = "~",
+        job_name: str = "",
+    ) -> State[Any]:
+        return await _run(application, answers, resources, directory, job_name)
+
+    run.__name__ = run.__qualname__ = re.sub(r"\W+", "_", application.name)
+    run.__doc__ = f"Run {application.name} on Slurm.\n{_PARAMETERS}"
+    needed = {} if not interface.form.get("required") else inspect.Parameter.empty
+    annotations: list[tuple[str, Any, Any]] = [
+        ("application", Literal[pinned], pinned),
+        ("answers", answers, needed),
+        ("resources", resources, {}),
+        ("directory", str, "~"),
+        ("job_name", str, ""),
+    ]
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, annotation, default in annotations
+        ]
+    )
+    return run
+
+
+__all__ = ["ENTRYPOINT", "ApplicationFlow", "SlurmResources", "application_flow", "application_parameters"]

@@ -1,0 +1,78 @@
+"""A flow run's state following its job's, told to the server when it can be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+
+from jobbergate_flows.states import keeping_slot
+
+_logger = logging.getLogger(__name__)
+_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
+
+
+class RunFollower:
+    """Tells the newest state of one flow run, in order, without holding up whoever reports it.
+
+    What could not be told (the server is away) is told later; states that were overtaken in the meantime are left
+    out.
+    """
+
+    def __init__(self, flow_run_id: UUID) -> None:
+        self.flow_run_id = flow_run_id
+        self._next: State[Any] | None = None
+        self._telling: asyncio.Task[None] | None = None
+
+    @classmethod
+    def here(cls) -> RunFollower | None:
+        """A follower for the flow run of this context; None outside of one."""
+        context = FlowRunContext.get()
+        if context is None or context.flow_run is None:
+            return None
+        return cls(context.flow_run.id)
+
+    async def tell(self, state: State[Any]) -> None:
+        """Have the run set to `state`, soon."""
+        self._next = state
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.create_task(self._tell_all())
+
+    async def settle(self) -> None:
+        """Wait for the state that is being told; what has not been begun is dropped, as the end overtakes it."""
+        self._next = None
+        if self._telling is not None:
+            await self._telling
+
+    async def _tell_all(self) -> None:
+        attempt = 0
+        while (state := self._next) is not None:
+            try:
+                await self._tell_one(state)
+            except ObjectNotFound:
+                self._next = None
+            except Exception as error:
+                delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
+                attempt += 1
+                _logger.warning("The run's state could not be told yet (%s); trying again", error)
+                await asyncio.sleep(delay)
+            else:
+                attempt = 0
+                if self._next is state:
+                    self._next = None
+
+    async def _tell_one(self, state: State[Any]) -> None:
+        async with get_client() as client:
+            run = await client.read_flow_run(self.flow_run_id)
+            current = run.state
+            if current is not None and (current.is_final() or current.is_cancelling()):
+                return
+            # Only Running -> Pending is an order that the server refuses from a client.
+            force = state.is_pending() and current is not None and current.is_running()
+            await client.set_flow_run_state(self.flow_run_id, keeping_slot(state, current), force=force)

@@ -1,0 +1,55 @@
+"""Slurm's job states as Prefect states. Pure: nothing here talks to a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect.client.schemas.objects import State, StateType
+
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
+
+_TYPES = {
+    Phase.PENDING: StateType.PENDING,
+    Phase.RUNNING: StateType.RUNNING,
+    Phase.COMPLETED: StateType.COMPLETED,
+    Phase.FAILED: StateType.FAILED,
+    Phase.CRASHED: StateType.CRASHED,
+    Phase.CANCELLED: StateType.CANCELLED,
+}
+
+
+class JobFailed(JobbergateFlowsError):
+    """A job ended otherwise than Completed.
+
+    `status` says how, `job` which one.
+    """
+
+    def __init__(self, job: SlurmJob, status: JobStatus) -> None:
+        super().__init__(f"job {job.job_id} ended {status.name}: {status.message}")
+        self.job = job
+        self.status = status
+
+
+def state_for(status: JobStatus, job: SlurmJob | None = None, *, data: Any = None) -> State[Any]:
+    """The Prefect state that says what `status` says.
+
+    Its type is the phase, its name the status's (`Queued`, `Running`, `OutOfMemory`, ...), its message Slurm's
+    reason, exit code and the job's id.
+    """
+    message = status.message if job is None else f"{status.message} (Slurm job {job.job_id} on {job.cluster})"
+    return State(type=_TYPES[status.phase], name=status.name, message=message, data=data)
+
+
+def keeping_slot(state: State[Any], current: State[Any] | None) -> State[Any]:
+    """`state` with the deployment's concurrency slot of the run's current state.
+
+    A forced state that does not carry the lease drops the slot, and another run of the deployment could start.
+    """
+    if current is None:
+        return state
+    lease = current.state_details.deployment_concurrency_lease_id
+    if lease is None:
+        return state
+    details = state.state_details.model_copy(update={"deployment_concurrency_lease_id": lease})
+    return state.model_copy(update={"state_details": details})

@@ -1,0 +1,360 @@
+"""The tasks: render a job script, submit it, wait for the job, cancel it, publish what it left.
+
+Each has an async twin whose name begins with `a`, as Prefect names them: `submit_job_script` in sync flows,
+`asubmit_job_script` in async ones. They need no worker and no server of ours: a flow of anybody's may call them, on any
+host that reaches the cluster.
+
+    from prefect import flow
+    from jobbergate_flows.tasks import render_job_script, submit_job_script, wait_for_job
+
+    @flow
+    def study(steps: int):
+        script = render_job_script("examples/parameter-study", {"steps": steps})
+        job = submit_job_script(script, directory="/scratch/me")
+        return wait_for_job(job)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from jobbergate_flows.applications import Application, load_application
+from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.artifacts import acreate_markdown, job_script_markdown, summary_markdown
+from jobbergate_flows.blocks.application import aload_application
+from jobbergate_flows.blocks.cluster import SlurmCluster
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.following import RunFollower
+from jobbergate_flows.sessions import session_for
+from jobbergate_flows.slurm.errors import SubmissionCancelled
+from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
+from jobbergate_flows.slurm.options import SlurmResources, check_resources
+from jobbergate_flows.slurm.output import OutputLine
+from jobbergate_flows.slurm.submission import SubmissionOrder, home_expanded
+from jobbergate_flows.states import JobFailed, state_for
+
+Cluster = SlurmCluster | str | None
+
+
+class ParallelSubmissions(JobbergateFlowsError):
+    """Two submissions of one flow run overlap, and call order does not tell them apart."""
+
+
+async def _render_job_script(
+    application: Application | str | Path,
+    answers: Mapping[str, Any] | None,
+    job_name: str | None,
+    sbatch: Sequence[str],
+) -> JobScript:
+    if isinstance(application, str) and "@sha256:" in application:
+        application = await aload_application(application)
+    elif not isinstance(application, Application):
+        application = await asyncio.to_thread(load_application, application)
+    return await asyncio.to_thread(
+        application.render, dict(answers or {}), job_name=job_name or None, sbatch=tuple(sbatch)
+    )
+
+
+async def _submit_job_script(
+    script: JobScript,
+    resources: SlurmResources | Mapping[str, Any] | None,
+    directory: str | Path,
+    job_name: str | None,
+    in_place: bool,
+    cluster: Cluster,
+    key: str | None,
+) -> SlurmJob:
+    session = await session_for(cluster)
+    logger = _logger()
+    with _call_identity(key) as call:
+        flow_run = _flow_run_id()
+        order = SubmissionOrder(
+            script=script,
+            resources=check_resources(resources),
+            directory=home_expanded(directory),
+            in_place=in_place,
+            job_name=job_name or script.name,
+            key=await session.key(str(flow_run) if flow_run else None, call),
+            flow_run_id=str(flow_run) if flow_run else None,
+        )
+        job = await session.submit(order, on_wait=lambda why: logger.warning("Not submitted yet: %s", why))
+    logger.info(
+        "Submitted %s as Slurm job %s on %s; its job script is %s/%s",
+        job.name,
+        job.job_id,
+        job.cluster,
+        job.directory,
+        order.script_file,
+    )
+    if flow_run is not None:
+        await acreate_markdown(
+            "job-script" if call in ("job", "call-0") else f"job-script-{call}",
+            job_script_markdown(script),
+            description="The job script as it was submitted",
+            flow_run_id=flow_run,
+            task_run_id=_task_run_id(),
+        )
+    return job
+
+
+async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> JobStatus | State[Any]:
+    session = await session_for(cluster)
+    logger = _logger()
+    follower = RunFollower.here() if follow_state else None
+    shown: JobStatus | None = None
+
+    async def show_status(status: JobStatus) -> None:
+        nonlocal shown
+        if shown is None or (status.name, status.message) != (shown.name, shown.message):
+            logger.info("Job %s: %s", job.job_id, status.message)
+        shown = status
+        if follower is not None and not status.final:
+            await follower.tell(state_for(status, job))
+
+    async def show_output(lines: Sequence[OutputLine]) -> None:
+        for line in lines:
+            logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", line.text)
+
+    try:
+        status = await session.wait(job, on_status=show_status, on_output=show_output)
+    finally:
+        if follower is not None:
+            await follower.settle()
+    if state_for(status).is_completed():
+        return status
+    return state_for(status, job, data=JobFailed(job, status))
+
+
+async def _cancel_job(job: SlurmJob, cluster: Cluster) -> None:
+    session = await session_for(cluster)
+    await session.cancel(job)
+    _logger().info("Asked Slurm to cancel job %s on %s", job.job_id, job.cluster)
+
+
+async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
+    session = await session_for(cluster)
+    status = await session.status(job)
+    details = await session.details(job)
+    await acreate_markdown(
+        "job-summary",
+        summary_markdown(job, status, details.fields),
+        description=f"Slurm job {job.job_id}: {status.message}",
+        flow_run_id=_flow_run_id(),
+        task_run_id=_task_run_id(),
+    )
+
+
+@task(name="render_job_script", cache_policy=NO_CACHE, retries=0)
+async def arender_job_script(
+    application: Application | str | Path,
+    answers: Mapping[str, Any] | None = None,
+    *,
+    job_name: str | None = None,
+    sbatch: Sequence[str] = (),
+) -> JobScript:
+    """Render an application's job script. The async twin of `render_job_script`."""
+    return await _render_job_script(application, answers, job_name, sbatch)
+
+
+@task(name="render_job_script", cache_policy=NO_CACHE, retries=0)
+def render_job_script(
+    application: Application | str | Path,
+    answers: Mapping[str, Any] | None = None,
+    *,
+    job_name: str | None = None,
+    sbatch: Sequence[str] = (),
+) -> JobScript:
+    """Render an application's job script.
+
+    The application's own code runs in a separate process with limits on time, memory and output.
+
+    Args:
+        application: The application, a folder, `git+URL@REF#FOLDER`, or the pin of a stored one (`NAME@sha256:...`).
+        answers: Variable name -> answer; what is missing takes its default.
+        job_name: The job's name; otherwise the application's.
+        sbatch: Options injected as `#SBATCH` lines, such as `--time=5`.
+
+    Raises:
+        ApplicationError: The application cannot be loaded, an answer is missing, unknown or wrong, or the template
+            does not render. The error names the file and line, or the question.
+    """
+    return run_coro_as_sync(_render_job_script(application, answers, job_name, sbatch))
+
+
+@task(name="submit_job_script", cache_policy=NO_CACHE, retries=0)
+async def asubmit_job_script(
+    script: JobScript,
+    *,
+    resources: SlurmResources | Mapping[str, Any] | None = None,
+    directory: str | Path = "~",
+    job_name: str | None = None,
+    in_place: bool = False,
+    cluster: SlurmCluster | str | None = None,
+    key: str | None = None,
+) -> SlurmJob:
+    """Submit a job script, once. The async twin of `submit_job_script`."""
+    return await _submit_job_script(script, resources, directory, job_name, in_place, cluster, key)
+
+
+@task(name="submit_job_script", cache_policy=NO_CACHE, retries=0)
+def submit_job_script(
+    script: JobScript,
+    *,
+    resources: SlurmResources | Mapping[str, Any] | None = None,
+    directory: str | Path = "~",
+    job_name: str | None = None,
+    in_place: bool = False,
+    cluster: SlurmCluster | str | None = None,
+    key: str | None = None,
+) -> SlurmJob:
+    """Submit a job script, once.
+
+    A flow run that is run again after a crash gets the job that its first life submitted; one that is retried after
+    its job ended submits a new one. Limits of Slurm's (submitted jobs of a user) and outages are waited out.
+
+    Args:
+        script: What `render_job_script` returned, or a `JobScript` of your own.
+        resources: sbatch options that override the script's `#SBATCH` lines.
+        directory: The base, which must exist; the job runs in `<directory>/<job name>-<key>`.
+        job_name: The job's name; otherwise the script's.
+        in_place: Run in `directory` itself.
+        cluster: A `SlurmCluster` block or its name; otherwise this machine's cluster.
+        key: Tells apart submissions that a flow makes in parallel; needed for those only.
+
+    Raises:
+        OptionRefused, DirectoryRefused, FileRefused: before anything is submitted.
+        SubmissionRefused: with sbatch's own words.
+        SubmissionCancelled: the run was cancelled first.
+        ParallelSubmissions: parallel calls without a `key`.
+    """
+    return run_coro_as_sync(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key))
+
+
+@task(name="wait_for_job", cache_policy=NO_CACHE, retries=0)
+async def await_for_job(
+    job: SlurmJob, *, follow_state: bool = False, cluster: SlurmCluster | str | None = None
+) -> JobStatus:
+    """Wait until a job is final. The async twin of `wait_for_job`."""
+    return await _wait_for_job(job, follow_state, cluster)  # type: ignore[return-value]
+
+
+@task(name="wait_for_job", cache_policy=NO_CACHE, retries=0)
+def wait_for_job(job: SlurmJob, *, follow_state: bool = False, cluster: SlurmCluster | str | None = None) -> JobStatus:
+    """Wait until a job is final, with its states and its output in the run's logs.
+
+    Args:
+        job: What `submit_job_script` returned.
+        follow_state: Let the flow run's own state follow the job's: Pending while it waits in Slurm's queue.
+            For flows that are about one job.
+        cluster: As for `submit_job_script`.
+
+    Returns:
+        The final status of a job that is Completed.
+
+    Raises:
+        JobFailed: The job ended otherwise; the task run ends in the state that says how (`OutOfMemory`, `TimedOut`,
+            `Cancelled`, ...).
+    """
+    return run_coro_as_sync(_wait_for_job(job, follow_state, cluster))  # type: ignore[return-value]
+
+
+@task(name="cancel_job", cache_policy=NO_CACHE, retries=0)
+async def acancel_job(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
+    """Ask Slurm to cancel a job. The async twin of `cancel_job`."""
+    await _cancel_job(job, cluster)
+
+
+@task(name="cancel_job", cache_policy=NO_CACHE, retries=0)
+def cancel_job(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
+    """Ask Slurm to cancel a job; `wait_for_job` tells when it is over. An ended job is no error."""
+    run_coro_as_sync(_cancel_job(job, cluster))
+
+
+@task(name="publish_results", cache_policy=NO_CACHE, retries=0)
+async def apublish_results(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
+    """Publish a job's summary as an artifact. The async twin of `publish_results`."""
+    await _publish_results(job, cluster)
+
+
+@task(name="publish_results", cache_policy=NO_CACHE, retries=0)
+def publish_results(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
+    """Publish an ended job's summary (ids, partition, nodes, times, exit code, reason) as an artifact of the run."""
+    run_coro_as_sync(_publish_results(job, cluster))
+
+
+_calls: Counter[tuple[UUID, int]] = Counter()
+_submitting: set[UUID] = set()
+
+
+@contextmanager
+def _call_identity(key: str | None) -> Iterator[str]:
+    """The name of this submission within its flow run: its key, or its place in the order of calls."""
+    context = FlowRunContext.get()
+    run = _flow_run_id()
+    if key is not None or run is None:
+        yield key or "script"
+        return
+    if run in _submitting:
+        raise ParallelSubmissions(
+            "two submissions of this flow run overlap",
+            hint="give each parallel call of submit_job_script a key= of its own",
+        )
+    count = (run, context.flow_run.run_count if context and context.flow_run else 0)
+    _submitting.add(run)
+    try:
+        yield f"call-{_calls[count]}"
+        _calls[count] += 1
+    finally:
+        _submitting.discard(run)
+
+
+def _flow_run_id() -> UUID | None:
+    flow = FlowRunContext.get()
+    if flow is not None and flow.flow_run is not None:
+        return flow.flow_run.id
+    running = TaskRunContext.get()
+    return running.task_run.flow_run_id if running is not None else None
+
+
+def _task_run_id() -> UUID | None:
+    running = TaskRunContext.get()
+    return running.task_run.id if running is not None else None
+
+
+def _logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("jobbergate_flows")
+
+
+__all__ = [
+    "JobFailed",
+    "ParallelSubmissions",
+    "SubmissionCancelled",
+    "acancel_job",
+    "apublish_results",
+    "arender_job_script",
+    "asubmit_job_script",
+    "await_for_job",
+    "cancel_job",
+    "publish_results",
+    "render_job_script",
+    "submit_job_script",
+    "wait_for_job",
+]

@@ -1,0 +1,38 @@
+"""Which of a pool's unfinished runs a worker takes up."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from uuid import uuid4
+
+import pytest
+from prefect.states import Pending, Running
+
+from agent_worker.recovery import LOST_AFTER, is_left_behind
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+PID = "cluster:run"
+
+
+def run(state, pid=PID, owner="me", age=timedelta(0)):
+    state.timestamp = NOW - age
+    return SimpleNamespace(id=uuid4(), state=state, infrastructure_pid=pid, labels={"prefect.worker.name": owner})
+
+
+@pytest.mark.parametrize(
+    ("left_behind", "why", "flow_run", "in_ledger"),
+    [
+        (True, "mine, Running", run(Running()), False),
+        (True, "mine, Queued", run(Pending()), False),
+        (True, "of a worker that is gone", run(Running(), owner="gone"), False),
+        (False, "of a worker that lives", run(Running(), owner="other"), False),
+        (True, "in my ledger, whoever had it", run(Running(), owner="other"), True),
+        (False, "on another cluster", run(Running(), pid="elsewhere:run"), False),
+        (False, "just about to be handed over", run(Pending(), pid=None), False),
+        (True, "lost on its way to me", run(Pending(), pid=None, age=LOST_AFTER * 2), False),
+        (False, "Running elsewhere, without a pid", run(Running(), pid=None, age=LOST_AFTER * 2), False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_is_taken_up_when_nobody_else_has_it(left_behind, why, flow_run, in_ledger):
+    decided = is_left_behind(flow_run, pid=PID, worker_name="me", online={"me", "other"}, in_ledger=in_ledger, now=NOW)
+    assert decided is left_behind, why

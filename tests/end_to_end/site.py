@@ -1,0 +1,174 @@
+"""A whole site for tests: real Slurm, a real Prefect server, a work pool, a worker, and what a user does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import AwaitingRetry, Cancelling
+
+from jobbergate_flows.applications import Application
+from jobbergate_flows.deployments import DeployedApplication, adeploy_application
+from jobbergate_flows.slurm.ledger import Ledger, Submission
+from tests.cluster.slurm import SlurmCluster
+from tests.cluster.waiting import await_until
+from tests.cluster.worker import WorkerProcess
+
+END_SECONDS = 90
+
+
+@dataclass
+class Site:
+    slurm: SlurmCluster
+    folder: Path
+    pool: str
+    worker: WorkerProcess
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ledger_path(self) -> Path:
+        return self.folder / "ledger.sqlite3"
+
+    @property
+    def jobs(self) -> Path:
+        return self.folder / "jobs"
+
+    async def make_pool(self) -> None:
+        async with get_client() as client:
+            try:
+                await client.create_work_pool(WorkPoolCreate(name=self.pool, type=self.worker.kind))
+            except ObjectAlreadyExists:
+                return
+
+    async def deploy(self, application: Application, **options: Any) -> DeployedApplication:
+        return await adeploy_application(application, work_pool=self.pool, **options)
+
+    async def start(self, deployed: DeployedApplication | UUID, **parameters: Any) -> UUID:
+        deployment = deployed if isinstance(deployed, UUID) else deployed.id
+        if not isinstance(deployed, UUID):
+            parameters.setdefault("directory", str(self.jobs))
+        async with get_client() as client:
+            run = await client.create_flow_run_from_deployment(deployment, parameters=parameters)
+            return run.id
+
+    async def run(self, run_id: UUID) -> FlowRun:
+        async with get_client() as client:
+            return await client.read_flow_run(run_id)
+
+    async def states(self, run_id: UUID) -> list[State[Any]]:
+        async with get_client() as client:
+            states = await client.read_flow_run_states(run_id)
+        return sorted(states, key=lambda state: state.timestamp)
+
+    async def until(self, run_id: UUID, *names: str, timeout: float = END_SECONDS) -> FlowRun:
+        """Wait until the run's state has one of these names."""
+
+        async def reached() -> FlowRun | None:
+            run = await self.run(run_id)
+            if run.state_name in names:
+                return run
+            if run.state is not None and run.state.is_final():
+                raise AssertionError(f"the run ended {run.state_name}: {run.state.message}\n{self.worker_log()}")
+            return None
+
+        return await await_until(reached, timeout, f"a state of {names}") or await self.run(run_id)
+
+    async def end(self, run_id: UUID, timeout: float = END_SECONDS) -> FlowRun:
+        """Wait until the run is final."""
+
+        async def ended() -> FlowRun | None:
+            run = await self.run(run_id)
+            return run if run.state is not None and run.state.is_final() else None
+
+        found = await await_until(ended, timeout, "the run's end")
+        assert found is not None
+        return found
+
+    async def cancel(self, run_id: UUID) -> None:
+        """As the UI and `prefect flow-run cancel` do it."""
+        async with get_client() as client:
+            await client.set_flow_run_state(run_id, Cancelling(), force=False)
+
+    async def retry(self, run_id: UUID) -> None:
+        """As the UI's Retry does it, and wait until the run has left its final state."""
+        async with get_client() as client:
+            await client.set_flow_run_state(run_id, AwaitingRetry(), force=False)
+
+        async def left() -> bool:
+            run = await self.run(run_id)
+            return not (run.state and run.state.is_final())
+
+        await await_until(left, 20, "the run's new life")
+
+    async def logs(self, run_id: UUID) -> list[str]:
+        async with get_client() as client:
+            logs = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200)
+        return [log.message for log in logs]
+
+    async def logged(self, run_id: UUID, text: str, timeout: float = 30) -> list[str]:
+        """Wait for a line in the run's logs: they reach the server some seconds later."""
+
+        async def there() -> list[str]:
+            lines = await self.logs(run_id)
+            return lines if any(text in line for line in lines) else []
+
+        return await await_until(there, timeout, f"{text!r} in the run's logs")
+
+    async def artifacts(self, run_id: UUID) -> dict[str, Any]:
+        async with get_client() as client:
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            )
+        return {str(artifact.key): artifact.data for artifact in found}
+
+    async def task_runs(self, run_id: UUID) -> list[TaskRun]:
+        async with get_client() as client:
+            return await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
+
+    def submissions(self, run_id: UUID) -> list[Submission]:
+        ledger = Ledger.open(self.ledger_path)
+        try:
+            return ledger.of_flow_run(str(run_id))
+        finally:
+            ledger.close()
+
+    def slurm_jobs(self, run_id: UUID) -> list[str]:
+        """The ids of all jobs that Slurm has of a run, by their names: however often they were submitted."""
+        names = [row.name_in_slurm for row in self.submissions(run_id)]
+        shown = self.slurm.run("squeue", "-h", "-t", "all", "-o", "%F %j").splitlines()
+        return sorted({line.split()[0] for line in shown if line.split()[1] in names})
+
+    def worker_log(self) -> str:
+        return self.worker.log.read_text(errors="replace")[-4000:]
+
+
+def script_application(folder: Path, name: str, script: str, questions: str = "[]") -> Application:
+    """An application of one job script, whose template is the text."""
+    application = folder / name
+    (application / "templates").mkdir(parents=True, exist_ok=True)
+    (application / "jobbergate.yaml").write_text(
+        "jobbergate_config:\n  default_template: templates/job.sh.j2\napplication_config: {}\n"
+    )
+    (application / "jobbergate.py").write_text(
+        "from jobbergate_cli.subapps.applications.application_base import JobbergateApplicationBase\n"
+        "from jobbergate_cli.subapps.applications.questions import *\n\n\n"
+        "class JobbergateApplication(JobbergateApplicationBase):\n"
+        f"    def mainflow(self, data):\n        return {questions}\n"
+    )
+    (application / "templates" / "job.sh.j2").write_text(script)
+    return Application.from_path(application)

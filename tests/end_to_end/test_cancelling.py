@@ -1,0 +1,82 @@
+"""Cancelling a run, in the UI or by its command, ends its job; cancelling a job ends its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.waiting import await_until
+from tests.end_to_end.site import Site, script_application
+
+SLEEP = "#!/bin/bash\nexec sleep 300\n"
+CANCEL_SECONDS = 30
+
+
+def slurm_state(site: Site, job_id: str) -> str:
+    return site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", job_id).strip()
+
+
+@pytest.mark.slurm
+async def test_cancelling_a_running_run_cancels_its_job(site: Site, tmp_path: Path):
+    deployed = await site.deploy(script_application(tmp_path, "cancelled-running", SLEEP))
+    run_id = await site.start(deployed)
+    await site.until(run_id, "Running")
+
+    async def in_slurm() -> bool:
+        return any("node1" in (state.message or "") for state in await site.states(run_id))
+
+    await await_until(in_slurm, 60, "the job to run")
+    await site.cancel(run_id)
+    run = await site.end(run_id, CANCEL_SECONDS)
+    assert run.state_name == "Cancelled"
+    (submission,) = site.submissions(run_id)
+    assert slurm_state(site, submission.job_id or "").startswith("CANCELLED")
+
+
+@pytest.mark.slurm
+async def test_cancelling_a_queued_run_cancels_its_job(site: Site, tmp_path: Path):
+    deployed = await site.deploy(script_application(tmp_path, "cancelled-queued", SLEEP))
+    run_id = await site.start(deployed, resources={"extra": {"hold": ""}})
+    await site.until(run_id, "Held")
+    await site.cancel(run_id)
+    run = await site.end(run_id, CANCEL_SECONDS)
+    assert run.state_name == "Cancelled"
+    (submission,) = site.submissions(run_id)
+    assert slurm_state(site, submission.job_id or "").startswith("CANCELLED")
+
+
+@pytest.mark.slurm
+async def test_cancelling_while_the_script_is_rendered_submits_nothing(site: Site, tmp_path: Path):
+    started = tmp_path / "rendering"
+    slow = f"(open({str(started)!r}, 'w').close(), __import__('time').sleep(20), [])[2]"
+    application = script_application(tmp_path, "cancelled-rendering", SLEEP, questions="self.slow(data)")
+    workflow = tmp_path / "cancelled-rendering" / "jobbergate.py"
+    workflow.write_text(workflow.read_text() + f"\n    def slow(self, data):\n        return {slow}\n")
+    workflow.write_text(workflow.read_text().replace("return self.slow(data)", "return self.slow(data) if data.get('now') else []"))
+    fast_form = type(application).from_path(tmp_path / "cancelled-rendering")
+    yaml = tmp_path / "cancelled-rendering" / "jobbergate.yaml"
+    deployed = await site.deploy(fast_form)
+    assert yaml.exists()
+    run_id = await site.start(deployed)
+    await site.cancel(run_id)
+    run = await site.end(run_id, CANCEL_SECONDS)
+    assert run.state_name == "Cancelled"
+    jobs = [row.job_id for row in site.submissions(run_id) if row.job_id]
+    assert all(slurm_state(site, job_id).startswith("CANCELLED") for job_id in jobs)
+
+
+@pytest.mark.slurm
+async def test_scancel_ends_the_run_cancelled_and_says_by_whom(site: Site, tmp_path: Path):
+    deployed = await site.deploy(script_application(tmp_path, "scancelled", SLEEP))
+    run_id = await site.start(deployed)
+    await site.until(run_id, "Queued", "Running")
+    job_id = await await_until(lambda: _job_id(site, run_id), 30, "the job's id")
+    site.slurm.run("scancel", job_id)
+    run = await site.end(run_id)
+    assert run.state_name == "Cancelled"
+    assert "by uid 0 (root)" in (run.state.message or "")
+
+
+async def _job_id(site: Site, run_id) -> str | None:
+    return next((row.job_id for row in site.submissions(run_id)), None)

@@ -1,0 +1,118 @@
+"""What survives the death of the worker, of Slurm's services and of the Prefect server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.waiting import await_until
+from tests.end_to_end.site import Site, script_application
+
+
+@pytest.mark.slurm
+async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Path):
+    go_on = tmp_path / "go-on"
+    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\necho went on\n"
+    deployed = await site.deploy(script_application(tmp_path, "survivor", script))
+    waiting = await site.start(deployed, resources={"extra": {"hold": ""}})
+    running = await site.start(deployed)
+    await site.until(waiting, "Held")
+    await await_until(lambda: _runs_on_a_node(site, running), 60, "the job to run")
+    site.worker.kill()
+    site.worker.start()
+    go_on.touch()
+    (held,) = site.submissions(waiting)
+    site.slurm.run("scontrol", "release", held.job_id or "")
+    for run_id in (waiting, running):
+        run = await site.end(run_id)
+        assert run.state_name == "Completed", run.state
+        assert len(site.submissions(run_id)) == len(site.slurm_jobs(run_id)) == 1
+        states = {task.state_name for task in await site.task_runs(run_id)}
+        assert not states & {"Running", "Pending"}
+
+
+@pytest.mark.slurm
+async def test_sigterm_leaves_jobs_and_runs_alone(site: Site, tmp_path: Path):
+    go_on = tmp_path / "go-on"
+    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    deployed = await site.deploy(script_application(tmp_path, "left-alone", script))
+    run_id = await site.start(deployed)
+    await await_until(lambda: _runs_on_a_node(site, run_id), 60, "the job to run")
+    site.worker.stop()
+    assert (await site.run(run_id)).state_name == "Running"
+    (submission,) = site.submissions(run_id)
+    assert "RUNNING" in site.slurm.run("squeue", "-h", "-o", "%T", "-j", submission.job_id or "")
+    site.worker.start()
+    go_on.touch()
+    run = await site.end(run_id)
+    assert run.state_name == "Completed"
+    assert len(site.slurm_jobs(run_id)) == 1
+
+
+@pytest.mark.slurm
+async def test_a_controller_that_stops_during_the_submission_gets_exactly_one_job(site: Site, tmp_path: Path):
+    deployed = await site.deploy(script_application(tmp_path, "once", "#!/bin/bash\ntrue\n"))
+    site.slurm.pause("slurmctld")
+    try:
+        run_id = await site.start(deployed)
+        await site.logged(run_id, "answer was lost", timeout=60)
+    finally:
+        site.slurm.resume("slurmctld")
+    run = await site.end(run_id, 120)
+    assert run.state_name == "Completed"
+    assert len(site.slurm_jobs(run_id)) == 1
+
+
+@pytest.mark.slurm
+async def test_the_accounting_daemon_may_be_away_while_jobs_end(site: Site, tmp_path: Path):
+    go_on = tmp_path / "go-on"
+    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\nexit 5\n"
+    deployed = await site.deploy(script_application(tmp_path, "unaccounted", script))
+    run_id = await site.start(deployed)
+    await await_until(lambda: _runs_on_a_node(site, run_id), 60, "the job to run")
+    site.slurm.stop_service("slurmdbd")
+    try:
+        go_on.touch()
+        (submission,) = site.submissions(run_id)
+        await await_until(lambda: _left_the_queue(site, submission.job_id or ""), 30, "the job's end")
+        assert (await site.run(run_id)).state_name == "Running"
+    finally:
+        site.slurm.start_service("slurmdbd")
+    run = await site.end(run_id, 120)
+    assert run.state_name == "Failed"
+    assert "exit code 5" in (run.state.message or "")
+
+
+@pytest.mark.slurm
+async def test_the_prefect_server_may_be_away_while_jobs_run_and_end(
+    site: Site, prefect_server: PrefectServer, tmp_path: Path
+):
+    go_on = tmp_path / "go-on"
+    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    deployed = await site.deploy(script_application(tmp_path, "unserved", script))
+    run_id = await site.start(deployed)
+    await await_until(lambda: _runs_on_a_node(site, run_id), 60, "the job to run")
+    (submission,) = site.submissions(run_id)
+    prefect_server.stop()
+    try:
+        go_on.touch()
+        await await_until(lambda: _is_final(site, run_id), 60, "the job's end in the ledger")
+    finally:
+        prefect_server.start()
+    run = await site.end(run_id, 120)
+    assert run.state_name == "Completed"
+    assert site.slurm_jobs(run_id) == [submission.job_id]
+
+
+async def _runs_on_a_node(site: Site, run_id) -> bool:
+    return any("node1" in (state.message or "") for state in await site.states(run_id))
+
+
+async def _left_the_queue(site: Site, job_id: str) -> bool:
+    return not site.slurm.run("squeue", "-h", "-t", "running,completing", "-j", job_id, check=False).strip()
+
+
+async def _is_final(site: Site, run_id) -> bool:
+    return all(row.status == "final" for row in site.submissions(run_id))
