@@ -263,7 +263,7 @@ def _answers(
     from jobbergate_flows.applications.terminal import ask
 
     # Questions go to the terminal also when standard output, with the script, goes to a file.
-    with create_app_session(output=create_output()):
+    with create_app_session(output=create_output(always_prefer_tty=True)):
         return application.interview(given, ask=ask)
 
 

@@ -198,8 +198,9 @@ def test_an_interrupt_before_slurm_has_the_job_gives_the_submission_up(
         process = start("app", "run", application(tmp_path / "app", LONG), "--directory", jobs, env=env)
         wait_until(lambda: json.loads(run("job", "list", "--json", env=env).out), 60, "the intent")
         process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        wait_until(lambda: "Giving up" in process.stderr.readline(), 60, "the answer to the interrupt")
+        told = process.stderr
+        assert told is not None
+        wait_until(lambda: "Giving up" in told.readline(), 60, "the answer to the interrupt")
     finally:
         slurm_cluster.resume("slurmctld")
 
