@@ -55,7 +55,11 @@ class SlurmCluster:
         # In the order in which they start.
         self.services = {
             name: Service(
-                name, command, self.folder / f"{name}.log", {"PATH": _PATH, "LC_ALL": "C", **self.environment}, user=user
+                name,
+                command,
+                self.folder / f"{name}.log",
+                {"PATH": _PATH, "LC_ALL": "C", **self.environment},
+                user=user,
             )
             for name, user, command in self._commands()
         }
@@ -108,7 +112,7 @@ class SlurmCluster:
         for service in self.services.values():
             service.resume()
         if self.services["slurmctld"].process and self.services["slurmd"].process:
-            self._run("scancel", "--full", "--signal=KILL", *(f"--partition={name}" for name in ("debug",)))
+            self._run("scancel", "--full", "--signal=KILL", "--state=RUNNING")
         for name in reversed(self.services):
             self.stop_service(name)
         end_jobs(str(self.conf))
@@ -199,7 +203,7 @@ class SlurmCluster:
     def _add_associations(self) -> None:
         self.run("sacctmgr", "-i", "add", "cluster", self.name)
         self.run("sacctmgr", "-i", "add", "account", ACCOUNT, f"cluster={self.name}")
-        self.run("sacctmgr", "-i", "add", "user", "root", f"account={ACCOUNT}")
+        self.run("sacctmgr", "-i", "add", "user", "root", f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
 
     def _write_configuration(self) -> None:
         for name, owner in (("munge", "munge"), ("mysql", "mysql"), ("state", "slurm"), ("spool", "root")):
