@@ -14,7 +14,7 @@ import os
 import pwd
 import stat
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -24,7 +24,7 @@ from jobbergate_flows.slurm.commands.result import CommandResult
 from jobbergate_flows.slurm.errors import ClusterUnreachable, DirectoryRefused, FileRefused
 
 MAX_OUTPUT_BYTES = 64 << 20
-"""So much of a command's output is read; a command that says more is taken for one that failed."""
+"""So much of a command's output is read, in bytes; a command that says more is killed, and did not answer."""
 
 
 class Door(Protocol):
@@ -38,6 +38,8 @@ class Door(Protocol):
         self, arguments: Sequence[str], *, environment: Mapping[str, str], stdin: str = "", timeout: float
     ) -> CommandResult:
         """Run one of Slurm's commands to its end, or kill it after `timeout` seconds.
+
+        The command sees nothing but `environment`; what it creates is its user's own (umask 077).
 
         Raises:
             ClusterUnreachable: It could not be started.
@@ -90,20 +92,21 @@ class OwnAccountDoor:
                 umask=0o077,
                 # A signal to the worker's group must not cut a submission short.
                 start_new_session=True,
-                limit=MAX_OUTPUT_BYTES,
             )
         except FileNotFoundError as error:
             raise ClusterUnreachable(
                 f"there is no {arguments[0]} on PATH", hint="install Slurm's commands on this host"
             ) from error
+        except OSError as error:
+            raise ClusterUnreachable(f"{arguments[0]} cannot be started: {error.strerror}") from error
         try:
             async with asyncio.timeout(timeout):
-                stdout, stderr = await process.communicate(stdin.encode())
-        except TimeoutError:
+                stdout, stderr = await _communicate(process, stdin.encode())
+        except (TimeoutError, _TooMuch):
             _kill(process)
             await process.wait()
             return CommandResult("", "", None)
-        except asyncio.CancelledError:
+        except BaseException:
             _kill(process)
             raise
         return CommandResult(stdout.decode(errors="replace"), stderr.decode(errors="replace"), process.returncode)
@@ -120,7 +123,7 @@ class OwnAccountDoor:
 
     async def write_secret(self, path: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await asyncio.to_thread(_write_atomically, Path(path), text.encode(), 0o600)
+        await asyncio.to_thread(_write_secret, Path(path), text)
 
     async def remove_files(self, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
@@ -138,6 +141,36 @@ class OwnAccountDoor:
 def digest_of(content: bytes) -> str:
     """`sha256:` and the hex digest of a file's content."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class _TooMuch(Exception):
+    pass
+
+
+async def _communicate(process: asyncio.subprocess.Process, stdin: bytes) -> tuple[bytes, bytes]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdin.write(stdin)
+    reading = asyncio.gather(_read_all(process.stdout), _read_all(process.stderr))
+    # A command that does not want its input may end before it has it all.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        await process.stdin.drain()
+    process.stdin.close()
+    stdout, stderr = await reading
+    await process.wait()
+    return stdout, stderr
+
+
+async def _read_all(stream: asyncio.StreamReader) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while piece := await stream.read(1 << 16):
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_OUTPUT_BYTES:
+            raise _TooMuch
+    return b"".join(pieces)
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
@@ -175,8 +208,9 @@ def _write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, st
     to_write = [path for path, content in contents.items() if _needs_writing(base, path, content, ours)]
     for path in to_write:
         target = base / path
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write_atomically(target, contents[path], 0o600)
+        with _refusing(target):
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_atomically(target, contents[path])
     return {path: digest_of(content) for path, content in contents.items()}
 
 
@@ -193,7 +227,8 @@ def _needs_writing(base: Path, path: str, content: bytes, ours: Mapping[str, str
         raise FileRefused("there is something else than a file", where=str(target), hint="remove it")
     if not target.exists():
         return True
-    there = digest_of(target.read_bytes())
+    with _refusing(target):
+        there = digest_of(target.read_bytes())
     if there == digest_of(content):
         return False
     if ours.get(path) == there:
@@ -205,11 +240,16 @@ def _needs_writing(base: Path, path: str, content: bytes, ours: Mapping[str, str
     )
 
 
-def _write_atomically(target: Path, content: bytes, mode: int) -> None:
+def _write_secret(target: Path, text: str) -> None:
+    with _refusing(target):
+        _write_atomically(target, text.encode())
+
+
+def _write_atomically(target: Path, content: bytes) -> None:
+    # The temporary file has mode 0600, and a symbolic link in the target's place is replaced, not followed.
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -222,8 +262,16 @@ def _write_atomically(target: Path, content: bytes, mode: int) -> None:
 
 def _remove_files(paths: Sequence[str]) -> None:
     for path in paths:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        with _refusing(Path(path)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
+
+
+@contextlib.contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FileRefused(f"the file cannot be used: {error.strerror}", where=str(path)) from error
 
 
 def _read(path: str, offset: int, limit: int) -> FileChunk | None:
@@ -248,10 +296,15 @@ def _list_files(directory: str, limit: int) -> list[FileEntry]:
         folders.sort()
         for name in sorted(names):
             path = os.path.join(folder, name)
-            status = os.lstat(path)
+            try:
+                status = os.lstat(path)
+            except OSError:
+                # Removed since it was listed, or not ours to see.
+                continue
             if stat.S_ISREG(status.st_mode):
                 modified = datetime.fromtimestamp(status.st_mtime, UTC)
                 entries.append(FileEntry(os.path.relpath(path, directory), status.st_size, modified))
             if len(entries) >= limit:
-                return sorted(entries, key=lambda entry: entry.path)
+                folders.clear()
+                break
     return sorted(entries, key=lambda entry: entry.path)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobbergate_flows.slurm import local_runner
+from jobbergate_flows.slurm.arrays import expand_tasks
 from jobbergate_flows.slurm.cluster import (
     FileChunk,
     FileEntry,
@@ -30,10 +31,9 @@ from jobbergate_flows.slurm.cluster import (
     Witness,
 )
 from jobbergate_flows.slurm.commands.environment import clean_environment
-from jobbergate_flows.slurm.commands.squeue import expand_tasks
 from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
 from jobbergate_flows.slurm.door import OwnAccountDoor
-from jobbergate_flows.slurm.errors import SubmissionRefused
+from jobbergate_flows.slurm.errors import SubmissionAmbiguous, SubmissionRefused
 from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, Known, Observation
 from jobbergate_flows.slurm.options import resources_of
 from jobbergate_flows.slurm.paths import output_paths
@@ -156,8 +156,14 @@ class LocalCluster:
             "SLURM_CPUS_ON_NODE": str(os.cpu_count() or 1),
             "SLURM_CPUS_PER_TASK": str(resources.cpus_per_task or 1),
         }
-        if array:
-            environment |= {"SLURM_ARRAY_JOB_ID": job_id, "SLURM_ARRAY_TASK_COUNT": str(len(tasks))}
+        numbers = [task for task in tasks if task is not None]
+        if numbers:
+            environment |= {
+                "SLURM_ARRAY_JOB_ID": job_id,
+                "SLURM_ARRAY_TASK_COUNT": str(len(numbers)),
+                "SLURM_ARRAY_TASK_MIN": str(numbers[0]),
+                "SLURM_ARRAY_TASK_MAX": str(numbers[-1]),
+            }
         self._write(
             folder / "job.json",
             {
@@ -175,21 +181,28 @@ class LocalCluster:
                 "environment": environment,
             },
         )
-        subprocess.Popen(
-            [sys.executable, "-I", local_runner.__file__, str(folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env={"PATH": environment["PATH"], "LC_ALL": "C.UTF-8"},
-            start_new_session=True,
-        )
+        try:
+            # It returns at once, with the job's own process begun.
+            subprocess.run(
+                [sys.executable, "-I", local_runner.__file__, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env={"PATH": environment["PATH"], "LC_ALL": "C.UTF-8"},
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SubmissionAmbiguous(f"the job's process did not begin: {error}") from error
         return job_id
 
     def _tasks(self, array: str | None) -> tuple[list[int | None], int]:
         if array is None:
             return [None], 1
-        tasks: list[int | None] = list(expand_tasks(array))
+        try:
+            tasks: list[int | None] = list(expand_tasks(array))
+        except ValueError as error:
+            raise SubmissionRefused(f"Invalid job array specification: {error}") from error
         if len(tasks) > MAX_ARRAY_TASKS:
             raise SubmissionRefused(f"Invalid job array specification: more than {MAX_ARRAY_TASKS} tasks")
         at_once = int(array.partition("%")[2] or self._max_parallel)
@@ -201,7 +214,9 @@ class LocalCluster:
             fcntl.flock(counter, fcntl.LOCK_EX)
             counter.seek(0)
             number = int(counter.read() or 1)
-            folder = self._root / str(number)
+            # The one before may have died before it counted on.
+            while (folder := self._root / str(number)).exists():
+                number += 1
             folder.mkdir(mode=0o700)
             counter.seek(0)
             counter.truncate()
@@ -218,7 +233,7 @@ class LocalCluster:
         begun = datetime.fromtimestamp(job["submit"], UTC)
         lost = not _is_running(state) if state is not None else datetime.now(UTC) - begun > _START_GRACE
         if lost:
-            # It may have written its last word just before it ended.
+            # The runner may have written its last word just before it ended.
             state = self._read_json(folder / "state.json")
         entries = state["tasks"] if state else {}
         return Known(tuple(_row(job_id, job, task, entries, lost) for task in job["tasks"]))
@@ -276,12 +291,9 @@ def _row(job_id: str, job: Mapping[str, Any], task: int | None, entries: Mapping
 
 
 def _is_running(state: Mapping[str, Any]) -> bool:
-    if all(entry["state"] not in ("PENDING", "RUNNING") for entry in state["tasks"].values()):
-        return True
-    try:
-        return bool(local_runner.process_start(state["pid"]) == state["started"])
-    except (OSError, IndexError):
-        return False
+    pid: int = state["pid"]
+    started: str | None = state["started"]
+    return started is not None and local_runner.process_start(pid) == started
 
 
 def _seconds(limit: str | None) -> float | None:

@@ -21,28 +21,25 @@ def output_paths(
         array: For an array, `%a` is left for the task's number.
 
     Returns:
-        Both; the same path twice where standard error goes where the output goes.
+        Both; the same path twice where standard error goes where the output goes. A `%N`, or an array's `%j`, stays as
+        it is: such a file cannot be found from the pattern alone.
     """
     default = "slurm-%A_%a.out" if array else "slurm-%j.out"
-    values = {"A": job_id, "J": job_id, "u": user, "x": job_name, "%": "%"}
+    values = {"A": job_id, "u": user, "x": job_name, "n": "0", "s": "batch", "t": "0", "%": "%"}
     if not array:
-        values |= {"j": job_id, "a": "4294967294", "N": "%N", "n": "0", "s": "batch", "t": "0"}
+        # Measured on 22.05: without an array, %a is Slurm's "no value".
+        values |= {"j": job_id, "J": job_id, "a": "4294967294"}
 
     def resolve(pattern: str) -> str:
-        if "\\" in pattern:
-            # sbatch takes a pattern with a backslash literally.
-            text = pattern.replace("\\", "")
-        else:
-            text = re.sub(r"%(\d*)([A-Za-z%])", put, pattern)
+        # sbatch takes a pattern with a backslash literally.
+        literal = "\\" in pattern
+        text = pattern.replace("\\", "") if literal else re.sub(r"%(\d*)([A-Za-z%])", put, pattern)
         return posixpath.join(directory, text)
 
     def put(match: re.Match[str]) -> str:
-        width, letter = match[1], match[2]
-        if array and letter in "aj":
-            # Of a task's own id (%j) only Slurm knows; the tasks of an array are told apart by %a.
-            return f"%{width}a" if letter == "a" else match[0]
-        value = values.get(letter, match[0])
-        return value.zfill(int(width)) if width and value.isdigit() else value
+        # Of a node's name (%N), and of an array task's number (%a) and own id (%j), only Slurm knows.
+        value = values.get(match[2], match[0])
+        return value.zfill(min(int(match[1]), 10)) if match[1] and value.isdigit() else value
 
     output = resolve(options.get("output") or default)
     error = resolve(options["error"]) if options.get("error") else output
@@ -53,4 +50,4 @@ def task_path(path: str, task: int | None) -> str:
     """The path of one array task: `%a` (or `%3a`) replaced by its number; for no array the path itself."""
     if task is None:
         return path
-    return re.sub(r"%(\d*)a", lambda match: str(task).zfill(int(match[1] or 0)), path)
+    return re.sub(r"%(\d*)a", lambda match: str(task).zfill(min(int(match[1] or 0), 10)), path)
