@@ -55,9 +55,7 @@ class JobbergateApplication(JobbergateApplicationBase):
                         "With a frame?",
                         default=False,
                         whentrue=[
-                            Integer(
-                                "frame_width", "Width of the frame in pixels", minval=1, maxval=50, default=4
-                            )
+                            Integer("frame_width", "Width of the frame in pixels", minval=1, maxval=50, default=4)
                         ],
                     ),
                 ],
@@ -82,9 +80,7 @@ class JobbergateApplication(JobbergateApplicationBase):
             data[name] = float(data[name])
         iterations = 100 if data["extent"] > 1 else 400
         data["height"] = data["width"] * 3 // 4
-        data["minutes"] = (
-            1 + data["width"] * data["height"] * data["samples"] ** 2 * iterations // 500_000_000
-        )
+        data["minutes"] = 1 + data["width"] * data["height"] * data["samples"] ** 2 * iterations // 500_000_000
         return [
             Integer(
                 "iterations",

@@ -7,12 +7,8 @@ from jobbergate_cli.subapps.applications.questions import Integer, List
 class JobbergateApplication(JobbergateApplicationBase):
     def mainflow(self, data):
         return [
-            Integer(
-                "damping_points", "Points of the grid along the damping", minval=1, maxval=200, default=24
-            ),
-            Integer(
-                "stiffness_points", "Points of the grid along the stiffness", minval=1, maxval=200, default=10
-            ),
+            Integer("damping_points", "Points of the grid along the damping", minval=1, maxval=200, default=24),
+            Integer("stiffness_points", "Points of the grid along the stiffness", minval=1, maxval=200, default=10),
             Integer("duration", "Simulated time of each point in seconds", minval=1, maxval=600, default=40),
             List(
                 "steps_per_second",
