@@ -377,4 +377,7 @@ def _is_alive(rows: Sequence[JobRow]) -> bool:
 
 def _has_ended(row: JobRow) -> bool:
     meaning = MEANINGS.get(row.state)
-    return meaning is not None and meaning.finality is not Finality.NEVER
+    if meaning is None or meaning.finality is Finality.NEVER:
+        return False
+    # When slurmdbd comes back, accounting knows for some seconds that a job failed, but neither when nor how (0:0).
+    return row.source != "sacct" or row.end is not None

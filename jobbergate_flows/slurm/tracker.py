@@ -7,9 +7,11 @@ are decided by pure functions at the end of this file.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import pwd
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
@@ -23,6 +25,7 @@ FIRST_SECONDS = 2.0
 LONGEST_SECONDS = 60.0
 _GROWTH = 1.5
 _SHARE = 10.0
+_TOGETHER_SECONDS = 0.2
 DETAIL_SECONDS = 60.0
 """So long accounting may take to know how a job ended that the controller says is over."""
 LOST_SECONDS = 600.0
@@ -123,8 +126,7 @@ class JobTracker:
         watch = Watch(job, self)
         self._watches.setdefault(job.job_id, []).append(watch)
         self._tracked.setdefault(job.job_id, Tracked(job))
-        self._interval = FIRST_SECONDS
-        self._hurry.set()
+        self.wake()
         if self._loop_task is None or self._loop_task.done():
             self._loop_task = asyncio.create_task(self._run())
         return watch
@@ -146,6 +148,9 @@ class JobTracker:
         if not watches:
             self._watches.pop(watch.job.job_id, None)
             self._tracked.pop(watch.job.job_id, None)
+            if not self._tracked:
+                # There is nothing left to wait for.
+                self._hurry.set()
 
     async def _run(self) -> None:
         while self._tracked:
@@ -159,8 +164,9 @@ class JobTracker:
                 await self._look(asking)
             try:
                 await asyncio.wait_for(self._hurry.wait(), self._interval if asking else None)
-                # Several submissions in a row are one question.
-                await asyncio.sleep(min(0.2, self._interval))
+                if self._tracked:
+                    # Several submissions in a row are one question; a slow answer is not asked for all the time.
+                    await asyncio.sleep(max(_TOGETHER_SECONDS, self.statistics.last_query_seconds * _SHARE))
             except TimeoutError:
                 pass
 
@@ -174,25 +180,32 @@ class JobTracker:
         now = self._clock()
         cost = now - begun
         self.statistics = Statistics(self.statistics.queries + 1, cost, len(asking))
-        changed = False
         causes = [seen.cause for seen in observations.values() if isinstance(seen, Unreachable)]
         self._note_problem(causes[0] if causes else None)
+        changed = False
         for job_id, observation in observations.items():
-            before = self._tracked.get(job_id)
-            if before is None:
-                continue
-            after = advance(before, observation, now)
-            self._tracked[job_id] = after
-            if after.unknown_state != before.unknown_state and after.unknown_state:
-                _logger.warning("Job %s is in a state unknown to us: %s", job_id, after.unknown_state)
-            if after.status is not None and (
-                before.status is None or _visible(after.status) != _visible(before.status)
-            ):
-                changed = True
-                for watch in self._watches.get(job_id, ()):
-                    watch._wake()
+            try:
+                changed |= self._note(job_id, observation, now)
+            except Exception:
+                # One job's odd answer must not end the watch over all others.
+                _logger.exception("What Slurm says of job %s was not understood: %s", job_id, observation)
         limited = any("Rate limit exceeded" in cause for cause in causes)
         self._interval = next_interval(self._interval, changed=changed, cost=cost, limited=limited)
+
+    def _note(self, job_id: str, observation: Observation, now: float) -> bool:
+        """Keep one observation, and wake those whom it concerns; whether anything changed."""
+        before = self._tracked.get(job_id)
+        if before is None:
+            return False
+        after = advance(before, observation, now)
+        self._tracked[job_id] = after
+        if after.unknown_state != before.unknown_state and after.unknown_state:
+            _logger.warning("Job %s is in a state unknown to us: %s", job_id, after.unknown_state)
+        if after.status is not None and (before.status is None or _visible(after.status) != _visible(before.status)):
+            for watch in self._watches.get(job_id, ()):
+                watch._wake()
+        # A job that has just left squeue is asked for again soon, too.
+        return after != before
 
     def _note_problem(self, cause: str | None) -> None:
         if cause != self.problem:
@@ -211,8 +224,19 @@ def next_interval(interval: float, *, changed: bool, cost: float, limited: bool)
     return max(wanted, cost * _SHARE)
 
 
-def advance(tracked: Tracked, observation: Observation, now: float) -> Tracked:
-    """What is known of a job after one more observation. Pure."""
+def user_names(observations: Iterable[Observation]) -> dict[int, str]:
+    """The names of those who cancelled jobs, as far as this host knows them."""
+    names: dict[int, str] = {}
+    for observation in observations:
+        for row in observation.rows if isinstance(observation, Known) else ():
+            if row.cancelled_by is not None:
+                with contextlib.suppress(KeyError):
+                    names[row.cancelled_by] = pwd.getpwuid(row.cancelled_by).pw_name
+    return names
+
+
+def advance(tracked: Tracked, observation: Observation, now: float, users: Mapping[int, str] | None = None) -> Tracked:
+    """What is known of a job after one more observation; `users` names those who cancel. Pure."""
     if isinstance(observation, Unreachable):
         return tracked
     if isinstance(observation, Absent):
@@ -222,7 +246,7 @@ def advance(tracked: Tracked, observation: Observation, now: float) -> Tracked:
     shown = any(row.source == "squeue" for row in rows)
     gone_since = None if shown else (tracked.gone_since if tracked.gone_since is not None else now)
     gone_for = None if gone_since is None else now - gone_since
-    status = summarize(rows, gone_for=gone_for, requeue=tracked.job.requeue)
+    status = summarize(rows, gone_for=gone_for, requeue=tracked.job.requeue, users=users)
     unknown = next((row.state for row in rows if row.state not in MEANINGS), None)
     tracked = replace(tracked, gone_since=gone_since, absent_since=None, unknown_state=unknown)
     if status is None:
