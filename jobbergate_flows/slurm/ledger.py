@@ -13,7 +13,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -24,6 +24,7 @@ import platformdirs
 import sqlalchemy as sa
 
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm.claims import Claims, FileClaims, PostgresClaims
 from jobbergate_flows.slurm.cluster import Witness
 from jobbergate_flows.slurm.jobs import SlurmJob
 
@@ -31,19 +32,9 @@ REVISION = "0001"
 """The newest revision of the schema; `migrations/versions` leads to it."""
 
 _NETWORK_FILE_SYSTEMS = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "lustre",
-    "gpfs",
-    "beegfs",
-    "ceph",
-    "afs",
-    "9p",
-    "glusterfs",
-}
+    "9p", "afs", "beegfs", "beegfs_nodev", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "glusterfs",
+    "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs",
+}  # fmt: skip
 
 
 class LedgerError(JobbergateFlowsError):
@@ -190,8 +181,9 @@ def default_path() -> Path:
 class Ledger:
     """The submissions, as rows. Every method is one short transaction; calls from several threads are safe."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, claims: Claims) -> None:
         self._engine = engine
+        self._claims = claims
 
     @classmethod
     def open(cls, where: str | Path | None = None) -> Self:
@@ -206,9 +198,7 @@ class Ledger:
         text = str(where if where is not None else default_path())
         try:
             if "://" in text:
-                engine = sa.create_engine(text, pool_pre_ping=True)
-                _upgrade(engine)
-                return cls(engine)
+                return cls(*_server(text))
             path = Path(text).expanduser().absolute()
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_network(path)
@@ -218,13 +208,30 @@ class Ledger:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 _upgrade(engine)
             path.chmod(0o600)
+        except ModuleNotFoundError as error:
+            raise LedgerError(
+                f"the database's driver is missing: {error}", hint="install jobbergate-flows[worker]"
+            ) from error
         except (OSError, sa.exc.SQLAlchemyError) as error:
-            raise LedgerError(f"the ledger cannot be opened: {error}", where=text) from error
-        return cls(engine)
+            where = str(sa.make_url(text)) if "://" in text else text  # without its password
+            raise LedgerError(f"the ledger cannot be opened: {error}", where=where) from error
+        return cls(engine, FileClaims(path.with_name(path.name + ".claims")))
 
     def close(self) -> None:
-        """Close the database's connections."""
+        """Close the database's connections, and give up all claims."""
+        self._claims.close()
         self._engine.dispose()
+
+    def claim(self, key: str) -> bool:
+        """Become the only one who submits this key; False when somebody else is, in this process or another.
+
+        A claim ends with `release`, or with the process.
+        """
+        return self._claims.claim(key)
+
+    def release(self, key: str) -> None:
+        """Let others submit this key."""
+        self._claims.release(key)
 
     def intend(self, submission: Submission) -> Submission:
         """Commit an intent, and return it; or the row that is there already under its key."""
@@ -266,7 +273,7 @@ class Ledger:
 
     def recent(self, *, cluster: str | None = None, limit: int = 50) -> list[Submission]:
         """The newest submissions, newest first."""
-        where = [submissions.c.cluster == cluster] if cluster else []
+        where = [submissions.c.kind != "witness", *([submissions.c.cluster == cluster] if cluster else [])]
         query = sa.select(submissions).where(*where).order_by(submissions.c.intent_at.desc()).limit(limit)
         with self._engine.connect() as connection:
             return [_submission(row) for row in connection.execute(query)]
@@ -307,9 +314,14 @@ class Ledger:
         """The submission was given up before Slurm had the job."""
         self._update(key, status=SubmissionStatus.CANCELLED, final_at=datetime.now(UTC))
 
-    def request_cancel(self, key: str) -> None:
-        """Somebody wants the submission, or its job, cancelled."""
+    def request_cancel(self, key: str) -> Submission | None:
+        """Somebody wants the submission, or its job, cancelled.
+
+        Returns:
+            The row after that: either it names the job, or whoever is submitting it will see the wish.
+        """
         self._update(key, cancel_requested=True)
+        return self.get(key)
 
     def mark_final(self, key: str, state: str, message: str, *, accounted: bool) -> None:
         """The job is over. `accounted` says that accounting holds it."""
@@ -346,6 +358,19 @@ class Ledger:
         found = _submission(row)
         return Witness(found.job_id or "", found.name_in_slurm, found.submitted_at or found.intent_at)
 
+    def add_witness(self, cluster: str, user: str, witness: Witness, key: str) -> None:
+        """Keep a job that was submitted only to be a witness, and that accounting holds by now."""
+        now = datetime.now(UTC)
+        self.intend(
+            Submission(
+                key=key, scope=key, call="witness", attempt=0, cluster=cluster, user=user,
+                job_name=witness.job_name.removesuffix(f"-{key}"), script_digest="", directory="/",
+                intent_at=witness.submitted_at, status=SubmissionStatus.FINAL, kind="witness",
+                job_id=witness.job_id, submitted_at=witness.submitted_at, final_at=now, final_state="Cancelled",
+                told=True, accounted=True,
+            )
+        )  # fmt: skip
+
     def files_we_wrote(self, cluster: str, directory: str) -> dict[str, str]:
         """What earlier submissions wrote into a directory: path -> digest, the newest counts."""
         files: dict[str, str] = {}
@@ -377,6 +402,8 @@ def _sqlite(path: Path) -> sa.Engine:
     engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
 
     def prepare(connection: Any, _record: Any) -> None:
+        # Python's sqlite3 begins no transaction before DDL: a migration that is cut short would stay half done.
+        connection.isolation_level = None
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         # The intent must survive the machine's death.
@@ -384,7 +411,20 @@ def _sqlite(path: Path) -> sa.Engine:
         cursor.close()
 
     sa.event.listen(engine, "connect", prepare)
+    sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
     return engine
+
+
+def _server(url: str) -> tuple[sa.Engine, Claims]:
+    engine = sa.create_engine(url, pool_pre_ping=True)
+    if engine.dialect.name != "postgresql":
+        raise LedgerError(
+            f"a ledger in {engine.dialect.name} is not supported",
+            where=str(engine.url),
+            hint="name a file, or postgresql+psycopg://...",
+        )
+    _upgrade(engine)
+    return engine, PostgresClaims(engine)
 
 
 def _upgrade(engine: sa.Engine) -> None:
@@ -417,27 +457,33 @@ def _revision(engine: sa.Engine) -> str | None:
     return None
 
 
-def _refuse_network(path: Path) -> None:
-    mounts = []
-    for line in _lines(Path("/proc/self/mounts")):
+def network_file_system(path: Path, mounts: str) -> str | None:
+    """The network file system that a path without symbolic links lies on; None for a local one. Pure.
+
+    Args:
+        mounts: The text of `/proc/self/mounts`.
+    """
+    kind, depth = "", -1
+    for line in mounts.splitlines():
         columns = line.split()
-        if len(columns) > 2:
-            mounts.append((columns[1].replace("\\040", " "), columns[2]))
-    inside = [(point, kind) for point, kind in mounts if path.is_relative_to(point)]
-    kind = max(inside, key=lambda mount: len(mount[0]), default=("", ""))[1]
-    if kind in _NETWORK_FILE_SYSTEMS:
+        if len(columns) < 3:
+            continue
+        point = Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), columns[1]))
+        # Of two at one place the later hides the earlier.
+        if path.is_relative_to(point) and len(point.parts) >= depth:
+            kind, depth = columns[2], len(point.parts)
+    return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def _refuse_network(path: Path) -> None:
+    mounts = Path("/proc/self/mounts")
+    kind = network_file_system(path.resolve(), mounts.read_text(errors="replace") if mounts.exists() else "")
+    if kind is not None:
         raise LedgerError(
             f"the ledger would lie on a network file system ({kind}), where SQLite's locks are not reliable",
             where=str(path),
             hint="set JOBBERGATE_FLOWS_LEDGER to a local path, or to the URL of a PostgreSQL database",
         )
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        yield from path.read_text(errors="replace").splitlines()
-    except OSError:
-        return
 
 
 __all__: Sequence[str] = (
@@ -447,5 +493,6 @@ __all__: Sequence[str] = (
     "SubmissionKey",
     "SubmissionStatus",
     "default_path",
+    "network_file_system",
     "slurm_name",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.paths import task_path
 
 _LINE_BYTES = 8192
+_PIECE_BYTES = 64 * 1024
 _FILES_A_ROUND = 50
 
 
@@ -66,19 +68,21 @@ class OutputFollower:
             files = (files + files)[start : start + _FILES_A_ROUND]
             self._next_file = start + _FILES_A_ROUND
         lines: list[OutputLine] = []
-        budget = self._limits.round if not to_the_end else self._limits.total
+        budget = self._left() if to_the_end else min(self._limits.round, self._left())
         for path, stream, task in files:
-            while budget > 0 and sum(self.offsets.values()) < self._limits.total:
-                read, found = await self._read(path, min(budget, self._limits.round), to_the_end)
+            while budget > 0:
+                # A whole line at least: the limits may be passed by a part of one.
+                read, found = await self._read(path, max(min(budget, _PIECE_BYTES), _LINE_BYTES), to_the_end)
                 if not read:
                     break
                 budget -= read
                 lines += [OutputLine(text, stream, task) for text in found]
-                if sum(self.offsets.values()) >= self._limits.total:
-                    lines.append(OutputLine(f"[more output is in {path}]", stream, task))
-                if not to_the_end:
-                    break
+                if self._left() <= 0:
+                    lines.append(OutputLine(f"[no more output is shown; all of it is in {path}]", stream, task))
         return lines
+
+    def _left(self) -> int:
+        return self._limits.total - sum(self.offsets.values())
 
     async def _read(self, path: str, limit: int, to_the_end: bool) -> tuple[int, list[str]]:
         offset = self.offsets.get(path, 0)
@@ -93,12 +97,11 @@ class OutputFollower:
             self.offsets[path] = 0
             return await self._read(path, limit, to_the_end)
         data = chunk.data
-        at_end = offset + len(data) >= chunk.size
-        complete = data.rfind(b"\n") + 1
-        if not (to_the_end and at_end):
-            if complete == 0 and len(data) < min(limit, _LINE_BYTES):
+        if not (to_the_end and offset + len(data) >= chunk.size):
+            complete = data.rfind(b"\n") + 1
+            if not complete and len(data) < _LINE_BYTES:
                 return 0, []
-            data = data[:complete] if complete else data
+            data = data[:complete] if complete else _whole_characters(data)
         self.offsets[path] = offset + len(data)
         return len(data), _lines(data)
 
@@ -129,7 +132,17 @@ async def tail(cluster: Cluster, path: str, lines: int) -> list[str]:
     return found[-lines:] if lines else []
 
 
+def _whole_characters(data: bytes) -> bytes:
+    """The data without a character of UTF-8 that is cut at its end."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    decoder.decode(data)
+    cut, _ = decoder.getstate()
+    return data[: len(data) - len(cut)]
+
+
 def _lines(data: bytes) -> list[str]:
+    if not data:
+        return []
     found = []
     for raw in data.removesuffix(b"\n").split(b"\n"):
         # A progress bar writes over itself: its last state is what one would see.

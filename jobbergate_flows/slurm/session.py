@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
 from jobbergate_flows.slurm.cluster import Cluster, JobDetails
@@ -19,6 +20,7 @@ from jobbergate_flows.slurm.states import summarize
 from jobbergate_flows.slurm.submission import GRACE_SECONDS, SubmissionOrder, settle_cancelled, submit_once
 from jobbergate_flows.slurm.tracker import JobTracker
 
+_logger = logging.getLogger(__name__)
 _OUTPUT_SECONDS = 3.0
 
 
@@ -68,35 +70,38 @@ class ClusterSession:
             The final status, which the ledger then has as well.
         """
         row = await asyncio.to_thread(self.ledger.get, job.key)
-        follower = OutputFollower(
-            self.cluster, job, row.output_offsets if row is not None else None, self._output_limits
-        )
-        lock = asyncio.Lock()
+        offsets = row.output_offsets if row is not None else None
+        follower = OutputFollower(self.cluster, job, offsets, self._output_limits)
+        ending = asyncio.Event()
 
-        async def deliver(to_the_end: bool) -> None:
-            if on_output is None:
-                return
-            async with lock:
+        async def deliver(hand_over: Callable[[Sequence[OutputLine]], Awaitable[None]], *, to_the_end: bool) -> None:
+            before = dict(follower.offsets)
+            try:
                 lines = await follower.read(self.tracker.status_of(job.job_id), to_the_end=to_the_end)
                 if lines:
-                    await on_output(lines)
+                    await hand_over(lines)
                     await asyncio.to_thread(self.ledger.set_offsets, job.key, follower.offsets)
+            except Exception:
+                # The job's life matters more than its output, which is in its file.
+                follower.offsets = before
+                _logger.exception("Output of job %s could not be handed over", job.job_id)
 
-        async def deliver_always() -> None:
-            while True:
-                await asyncio.sleep(_OUTPUT_SECONDS)
-                await deliver(False)
+        async def deliver_all(hand_over: Callable[[Sequence[OutputLine]], Awaitable[None]]) -> None:
+            last = False
+            while not last:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ending.wait(), _OUTPUT_SECONDS)
+                last = ending.is_set()
+                await deliver(hand_over, to_the_end=last)
 
-        delivering = asyncio.create_task(deliver_always()) if on_output is not None else None
+        delivering = asyncio.create_task(deliver_all(on_output)) if on_output is not None else None
         try:
             with self.tracker.watch(job) as watch:
                 async for status in watch:
-                    if status.final:
-                        if delivering is not None:
-                            delivering.cancel()
-                            with contextlib.suppress(asyncio.CancelledError):
-                                await delivering
-                        await deliver(True)
+                    if status.final and delivering is not None:
+                        # Not cancelled: what was read already would be lost.
+                        ending.set()
+                        await delivering
                     if on_status is not None:
                         await on_status(status)
                     if status.final:
@@ -148,13 +153,12 @@ class ClusterSession:
 
         One that Slurm does not have yet is given up, or cancelled as soon as it is found.
         """
-        rows = [
-            row
-            for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id)
-            if row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED)
-        ]
-        for row in rows:
-            await asyncio.to_thread(self.ledger.request_cancel, row.key)
+        rows = []
+        for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
+            if row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED):
+                # As it is after the wish was written: from then on whoever submits it cancels its job.
+                wished = await asyncio.to_thread(self.ledger.request_cancel, row.key)
+                rows.append(wished if wished is not None else row)
         jobs = [row.job_id for row in rows if row.job_id is not None]
         if jobs:
             await self.cluster.cancel(jobs)

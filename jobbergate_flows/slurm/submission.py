@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePath, PurePosixPath
 
 from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest
+from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest, Witness
 from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
 from jobbergate_flows.slurm.errors import (
     ClusterUnreachable,
@@ -36,11 +37,17 @@ from jobbergate_flows.slurm.paths import output_paths
 
 _logger = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0
-"""So long a job must not be found before it counts as never submitted: MessageTimeout (10 s), accounting's lag (2 s)."""
+"""So long a job must not be found before it was never submitted: MessageTimeout (10 s) and accounting's lag (2 s)."""
 
 _LOOK_SECONDS = 2.0
 _RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)
 _HELD_SECONDS = (30.0, 60.0, 120.0, 300.0)
+_CLAIM_SECONDS = 0.5
+_PLACE = ("account", "partition", "qos", "reservation")
+_WITNESS_NAME = "jobbergate-flows-witness"
+# Below, the controller itself remembers a job; above, accounting may have forgotten it.
+_WITNESS_NEEDED_AFTER = timedelta(minutes=1)
+_WITNESS_GOOD_FOR = timedelta(days=1)
 SECRET_FILE = ".environment"
 """Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
 
@@ -105,62 +112,47 @@ async def submit_once(
     """Submit an order, unless that was done before, and return its job.
 
     Outages and limits of Slurm's are waited out. Being cancelled (as a coroutine) leaves a state from which the next
-    call with the same order goes on. Nothing is left of a submission that was refused.
+    call with the same order goes on. Of several calls with one key at once, in this process or another, one submits
+    and all return its job. Of a submission that was refused only its empty directory is left.
 
     Args:
         on_wait: Told, once for each cause, why it takes longer.
         grace: Seconds; see `GRACE_SECONDS`.
 
     Raises:
-        DirectoryRefused, FileRefused: before anything was submitted.
+        OptionRefused, DirectoryRefused, FileRefused: before anything was submitted.
         SubmissionRefused: with sbatch's own words.
         SubmissionCancelled: `ledger.request_cancel` came before Slurm had the job.
     """
-    return await _Submitting(cluster, ledger, order, on_wait or (lambda _why: None), grace).run()
+    return await _Submitting(cluster, ledger, order, on_wait or _nobody, grace).run()
 
 
 async def settle_cancelled(
     cluster: Cluster, ledger: Ledger, row: Submission, *, grace: float = GRACE_SECONDS
 ) -> SlurmJob | None:
-    """End an intent whose cancellation was requested and that nobody is submitting any more.
+    """End an intent whose cancellation was requested, once nobody is submitting it any more.
 
     Returns:
         The job that Slurm turned out to have, which is then being cancelled; None when it was never submitted.
+
+    Raises:
+        ClusterUnreachable: The job is found, but could not be cancelled; call again.
     """
-    found = await _find_for(grace, cluster, ledger, row, lambda _why: None)
-    if not found:
-        await asyncio.to_thread(ledger.mark_cancelled, row.key)
-        return None
-    await cluster.cancel([job.job_id for job in found])
-    first = found[0]
-    at = first.submit or row.intent_at
-    await asyncio.to_thread(ledger.mark_submitted, row.key, first.job_id, at, None, None)
-    settled = await asyncio.to_thread(ledger.get, row.key)
-    return settled.job if settled is not None else None
-
-
-async def _find_for(
-    grace: float, cluster: Cluster, ledger: Ledger, row: Submission, say: Callable[[str], None]
-) -> list[FoundJob]:
-    """The jobs of an intent; an empty list once their absence was proved for the whole grace."""
-    loop = asyncio.get_running_loop()
-    absent_since: float | None = None
-    tries = 0
-    while True:
-        witness = await asyncio.to_thread(ledger.witness, row.cluster, row.user)
-        try:
-            found = await cluster.find(row.name_in_slurm, since=row.intent_at, witness=witness)
-        except ClusterUnreachable as error:
-            absent_since = None
-            say(f"cannot find out whether the job was submitted: {error.message}")
-            await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-            tries += 1
-            continue
-        now = loop.time()
-        absent_since = now if absent_since is None else absent_since
-        if found or now - absent_since >= grace:
-            return found
-        await asyncio.sleep(min(_LOOK_SECONDS, max(grace / 3, 0.01)))
+    async with _claimed(ledger, row.key, _nobody):
+        current = await asyncio.to_thread(ledger.get, row.key) or row
+        if current.status is not SubmissionStatus.INTENT:
+            if current.status is SubmissionStatus.SUBMITTED and current.job_id is not None:
+                await cluster.cancel([current.job_id])
+            return current.job
+        found = await _find_for(grace, cluster, ledger, row, (), _nobody)
+        if not found:
+            await asyncio.to_thread(ledger.mark_cancelled, row.key)
+            return None
+        await cluster.cancel([job.job_id for job in found])
+        first = found[0]
+        await asyncio.to_thread(ledger.mark_submitted, row.key, first.job_id, first.submit or row.intent_at, None, None)
+        settled = await asyncio.to_thread(ledger.get, row.key)
+        return settled.job if settled is not None else None
 
 
 class _Submitting:
@@ -173,16 +165,28 @@ class _Submitting:
         self._on_wait = on_wait
         self._grace = grace
         self._told: str | None = None
+        self._claim = _Claim()
+        options = {
+            **parse_directives(order.script.text).options,
+            **parse_parameters(order.resources.to_arguments()).options,
+        }
+        self._options = options
+        # Where a job may run at all; what else the order asks for, a witness does without.
+        self._place = tuple(f"--{name}={options[name]}" for name in _PLACE if options.get(name))
 
     async def run(self) -> SlurmJob:
-        there = await asyncio.to_thread(self._ledger.get, self._order.key.token)
-        if there is not None:
-            return await self._take_up(there)
-        order = self._order
-        if not order.in_place or order.script.files:
-            await self._patiently(lambda: self._cluster.check_directory(order.directory))
-        intent = await asyncio.to_thread(self._ledger.intend, self._intent())
-        return await self._submit(intent)
+        key = self._order.key.token
+        there = await asyncio.to_thread(self._ledger.get, key)
+        if there is not None and there.job is not None:
+            return there.job
+        async with _claimed(self._ledger, key, self._say) as self._claim:
+            # While we waited for our turn, somebody else may have submitted it.
+            there = await asyncio.to_thread(self._ledger.get, key)
+            if there is not None:
+                return await self._take_up(there)
+            await self._patiently(lambda: self._cluster.check_directory(self._order.directory))
+            intent = await asyncio.to_thread(self._ledger.intend, self._intent())
+            return await self._submit(intent)
 
     async def _take_up(self, row: Submission) -> SlurmJob:
         if row.job is not None:
@@ -191,6 +195,8 @@ class _Submitting:
             raise SubmissionCancelled("the submission was cancelled")
         if row.status is SubmissionStatus.REFUSED:
             raise SubmissionRefused(row.message or "the submission was refused")
+        if row.script_digest != self._order.script.digest:
+            _logger.warning("The script of submission %s is another than when it was intended", row.name_in_slurm)
         # An intent without an id: sbatch may have run.
         job = await self._look_up(row)
         return job if job is not None else await self._submit(row)
@@ -233,12 +239,19 @@ class _Submitting:
             job_id = await self._cluster.submit(request)
             return await self._record(row, job_id, datetime.now(UTC))
 
-        # Its answer is recorded even when whoever waits for it goes away.
-        return await asyncio.shield(asyncio.ensure_future(submit_and_record()))
+        # Its answer is recorded even when whoever waits for it goes away; until then the key stays claimed.
+        answer = asyncio.ensure_future(submit_and_record())
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            if not answer.done():
+                answer.add_done_callback(_retrieve)
+                self._claim.until = answer
+            raise
 
     async def _look_up(self, row: Submission) -> SlurmJob | None:
         """The job of an intent, if Slurm has one; None once its absence is proved for the whole grace."""
-        found = await _find_for(self._grace, self._cluster, self._ledger, row, self._say)
+        found = await _find_for(self._grace, self._cluster, self._ledger, row, self._place, self._say)
         if found:
             return await self._adopt(row, found)
         await self._give_up_if_cancelled(row)
@@ -248,17 +261,17 @@ class _Submitting:
         oldest, *others = found
         if others:
             _logger.warning("Job %s was submitted %d times; the oldest is kept", row.name_in_slurm, len(found))
-            await self._cluster.cancel([job.job_id for job in others])
+            await self._patiently(lambda: self._cluster.cancel([job.job_id for job in others]))
         return await self._record(row, oldest.job_id, oldest.submit or row.intent_at)
 
     async def _record(self, row: Submission, job_id: str, at: datetime) -> SlurmJob:
-        order = self._order
-        options = {
-            **parse_directives(order.script.text).options,
-            **parse_parameters(order.resources.to_arguments()).options,
-        }
         output, error = output_paths(
-            options, directory=row.directory, job_id=job_id, job_name=row.name_in_slurm, user=row.user, array=row.array
+            self._options,
+            directory=row.directory,
+            job_id=job_id,
+            job_name=row.name_in_slurm,
+            user=row.user,
+            array=row.array,
         )
         await asyncio.to_thread(self._ledger.mark_submitted, row.key, job_id, at, output, error)
         recorded = await asyncio.to_thread(self._ledger.get, row.key)
@@ -266,15 +279,11 @@ class _Submitting:
             raise SlurmError(f"the ledger lost job {job_id}", where=row.key)
         if recorded.cancel_requested:
             # It came while sbatch ran.
-            await self._cluster.cancel([job_id])
+            await self._patiently(lambda: self._cluster.cancel([job_id]))
         return recorded.job
 
     def _intent(self) -> Submission:
         order = self._order
-        options = {
-            **parse_directives(order.script.text).options,
-            **parse_parameters(order.resources.to_arguments()).options,
-        }
         return Submission(
             key=order.key.token,
             scope=order.key.scope,
@@ -288,7 +297,7 @@ class _Submitting:
             intent_at=datetime.now(UTC),
             flow_run_id=order.flow_run_id,
             kind=order.kind,
-            array="array" in options,
+            array="array" in self._options,
             requeue=order.resources.requeue,
             secret_path=f"{order.run_directory}/{SECRET_FILE}" if order.secret is not None else None,
         )
@@ -297,10 +306,15 @@ class _Submitting:
         order = self._order
         files = {**order.script.files, order.script_file: order.script.text}
         ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
-        written = await self._cluster.write_files(row.directory, files, ours=ours)
-        await asyncio.to_thread(self._ledger.mark_written, row.key, written)
-        if order.secret is not None and row.secret_path is not None:
-            await self._cluster.write_secret(row.secret_path, order.secret)
+        try:
+            written = await self._cluster.write_files(row.directory, files, ours=ours)
+            await asyncio.to_thread(self._ledger.mark_written, row.key, written)
+            if order.secret is not None and row.secret_path is not None:
+                await self._cluster.write_secret(row.secret_path, order.secret)
+        except OSError as error:
+            raise FileRefused(
+                f"the run's files cannot be written: {error.strerror or error}", where=row.directory
+            ) from error
 
     async def _refuse(self, row: Submission, error: SlurmError) -> None:
         await asyncio.to_thread(self._ledger.mark_refused, row.key, str(error))
@@ -324,11 +338,11 @@ class _Submitting:
         except SlurmError as error:
             _logger.warning("Files of a submission that was given up are left in %s: %s", row.directory, error)
 
-    async def _patiently(self, act: Callable[[], object]) -> None:
+    async def _patiently(self, act: Callable[[], Awaitable[None]]) -> None:
         tries = 0
         while True:
             try:
-                await act()  # type: ignore[misc]
+                await act()
             except ClusterUnreachable as error:
                 self._say(f"the cluster does not answer: {error.message}")
                 await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
@@ -348,3 +362,128 @@ class _Submitting:
         if why != self._told:
             self._told = why
             self._on_wait(why)
+
+
+async def _find_for(
+    grace: float,
+    cluster: Cluster,
+    ledger: Ledger,
+    row: Submission,
+    place: Sequence[str],
+    say: Callable[[str], None],
+) -> list[FoundJob]:
+    """The jobs of an intent; an empty list once their absence was proved for the whole grace.
+
+    Args:
+        place: Arguments that a witness needs to be accepted, should one have to be submitted.
+    """
+    loop = asyncio.get_running_loop()
+    absent_since: float | None = None
+    tries = 0
+    maker = _WitnessMaker(cluster, ledger, place)
+    while True:
+        witness = await asyncio.to_thread(ledger.witness, row.cluster, row.user)
+        try:
+            found = await cluster.find(row.name_in_slurm, since=row.intent_at, witness=witness)
+        except ClusterUnreachable as error:
+            absent_since = None
+            say(f"cannot find out whether the job was submitted: {error.message}")
+            if not _needs_witness(row, witness, datetime.now(UTC)) or not await maker.advance():
+                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                tries += 1
+            continue
+        now = loop.time()
+        absent_since = now if absent_since is None else absent_since
+        if found or now - absent_since >= grace:
+            return found
+        await asyncio.sleep(min(_LOOK_SECONDS, max(grace / 3, 0.01)))
+
+
+def _needs_witness(row: Submission, witness: Witness | None, now: datetime) -> bool:
+    if now - row.intent_at < _WITNESS_NEEDED_AFTER:
+        return False
+    return witness is None or now - witness.submitted_at > _WITNESS_GOOD_FOR
+
+
+class _WitnessMaker:
+    """Submits a job that does nothing and is cancelled at once, so that accounting has one that it can be asked for.
+
+    It may be left behind at any moment: it ends by itself.
+    """
+
+    def __init__(self, cluster: Cluster, ledger: Ledger, place: Sequence[str]) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._place = place
+        self._key = SubmissionKey.once().token
+        self._begun: datetime | None = None
+        self._job_id: str | None = None
+
+    async def advance(self) -> bool:
+        """Do what can be done now; whether the ledger has the witness."""
+        name = f"{_WITNESS_NAME}-{self._key}"
+        try:
+            if self._job_id is None:
+                self._job_id = await self._submitted(name)
+                await self._cluster.cancel([self._job_id])
+            begun = self._begun or datetime.now(UTC)
+            if not (await self._cluster.details(self._job_id, since=begun)).fields:
+                return False
+        except SlurmError as error:
+            _logger.info("No witness for accounting's answers yet: %s", error)
+            return False
+        witness = Witness(self._job_id, name, begun)
+        await asyncio.to_thread(self._ledger.add_witness, self._cluster.name, self._cluster.user, witness, self._key)
+        return True
+
+    async def _submitted(self, name: str) -> str:
+        if self._begun is not None:
+            # The answer to the first attempt may have been lost.
+            found = await self._cluster.find(name, since=self._begun)
+            if found:
+                return found[0].job_id
+        self._begun = self._begun or datetime.now(UTC)
+        arguments = (*self._place, "--time=1", "--no-requeue", "--output=/dev/null")
+        return await self._cluster.submit(SubmitRequest("#!/bin/sh\nexit 0\n", arguments, name, self._key, "/"))
+
+
+@dataclass
+class _Claim:
+    """A claimed key. It is let go at the end, or once `until`, which then nobody waits for, is done."""
+
+    until: asyncio.Future[SlurmJob] | None = None
+
+
+@asynccontextmanager
+async def _claimed(ledger: Ledger, key: str, say: Callable[[str], None]) -> AsyncIterator[_Claim]:
+    """Be the only one who submits a key; wait for one's turn."""
+    while not await _try_claim(ledger, key):
+        say("another call or process is submitting this")
+        await asyncio.sleep(_CLAIM_SECONDS)
+    claim = _Claim()
+    try:
+        yield claim
+    finally:
+        if claim.until is None:
+            ledger.release(key)
+        else:
+            claim.until.add_done_callback(lambda _answer: ledger.release(key))
+
+
+async def _try_claim(ledger: Ledger, key: str) -> bool:
+    claiming = asyncio.ensure_future(asyncio.to_thread(ledger.claim, key))
+    try:
+        return await asyncio.shield(claiming)
+    except asyncio.CancelledError:
+        # The thread goes on; what it may still get is not kept.
+        claiming.add_done_callback(lambda done: None if done.cancelled() or done.exception() else ledger.release(key))
+        raise
+
+
+def _retrieve(answer: asyncio.Future[SlurmJob]) -> None:
+    if not answer.cancelled() and (error := answer.exception()) is not None:
+        _logger.warning("A submission that was left alone ended with: %s", error)
+
+
+def _nobody(_why: str) -> None:
+    """Told why something takes longer; nobody listens."""

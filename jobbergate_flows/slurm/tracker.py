@@ -26,6 +26,7 @@ LONGEST_SECONDS = 60.0
 _GROWTH = 1.5
 _SHARE = 10.0
 _TOGETHER_SECONDS = 0.2
+_SILENT_SECONDS = 15.0
 DETAIL_SECONDS = 60.0
 """So long accounting may take to know how a job ended that the controller says is over."""
 LOST_SECONDS = 600.0
@@ -117,6 +118,7 @@ class JobTracker:
         self._loop_task: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._interval = FIRST_SECONDS
+        self._shortest = _TOGETHER_SECONDS
         self.statistics = Statistics()
         self.problem: str | None = None
         """Why Slurm is not known to be reachable; None while it answers."""
@@ -165,8 +167,7 @@ class JobTracker:
             try:
                 await asyncio.wait_for(self._hurry.wait(), self._interval if asking else None)
                 if self._tracked:
-                    # Several submissions in a row are one question; a slow answer is not asked for all the time.
-                    await asyncio.sleep(max(_TOGETHER_SECONDS, self.statistics.last_query_seconds * _SHARE))
+                    await asyncio.sleep(self._shortest)
             except TimeoutError:
                 pass
 
@@ -190,7 +191,13 @@ class JobTracker:
                 # One job's odd answer must not end the watch over all others.
                 _logger.exception("What Slurm says of job %s was not understood: %s", job_id, observation)
         limited = any("Rate limit exceeded" in cause for cause in causes)
-        self._interval = next_interval(self._interval, changed=changed, cost=cost, limited=limited)
+        # A silent controller costs time, but it is no burden to anybody.
+        burden = 0.0 if causes else min(cost * _SHARE, LONGEST_SECONDS)
+        self._interval = next_interval(
+            self._interval, changed=changed, burden=burden, limited=limited, silent=bool(causes)
+        )
+        # So long also those wait who are in a hurry; and several submissions in a row are one question.
+        self._shortest = self._interval if limited else max(_TOGETHER_SECONDS, burden)
 
     def _note(self, job_id: str, observation: Observation, now: float) -> bool:
         """Keep one observation, and wake those whom it concerns; whether anything changed."""
@@ -216,12 +223,19 @@ class JobTracker:
             self.problem = cause
 
 
-def next_interval(interval: float, *, changed: bool, cost: float, limited: bool) -> float:
-    """Seconds until the next question: soon after a change, later and later without, never a burden. Pure."""
+def next_interval(interval: float, *, changed: bool, burden: float, limited: bool, silent: bool = False) -> float:
+    """Seconds until the next question: soon after a change, later and later without, never a burden. Pure.
+
+    Args:
+        interval: The seconds before.
+        burden: Seconds that must pass for the question to be little work.
+        limited: Slurm said that it is asked too often.
+        silent: Slurm does not answer.
+    """
     if limited:
         return min(interval * 2, LONGEST_SECONDS * 2)
-    wanted = FIRST_SECONDS if changed else min(interval * _GROWTH, LONGEST_SECONDS)
-    return max(wanted, cost * _SHARE)
+    longest = _SILENT_SECONDS if silent else LONGEST_SECONDS
+    return max(FIRST_SECONDS if changed else min(interval * _GROWTH, longest), burden)
 
 
 def user_names(observations: Iterable[Observation]) -> dict[int, str]:
