@@ -4,39 +4,59 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Before Prefect is imported anywhere: no test sees the profile, the ledger or the state of whoever runs it.
 _HOME = Path(tempfile.mkdtemp(prefix="jobbergate-flows-tests-"))
-for name in [name for name in os.environ if name.startswith(("PREFECT", "SLURM", "SBATCH", "JOBBERGATE"))]:
-    if name != "JOBBERGATE_FLOWS_REQUIRE_SLURM":
-        del os.environ[name]
-with socket.socket() as _probe:
-    _probe.bind(("127.0.0.1", 0))
-    _PORT = int(_probe.getsockname()[1])
-os.environ |= {
-    "PREFECT_API_URL": f"http://127.0.0.1:{_PORT}/api",
-    "PREFECT_HOME": str(_HOME / "prefect"),
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "JOBBERGATE_FLOWS_STATE_DIR": str(_HOME / "state"),
-    "JOBBERGATE_FLOWS_LEDGER": str(_HOME / "state" / "ledger.sqlite3"),
-}
+_REQUIRE_SLURM = "JOBBERGATE_FLOWS_REQUIRE_SLURM"
+_FOREIGN = ("PREFECT", "SLURM", "SBATCH", "SQUEUE", "SACCT", "JOBBERGATE", "XDG_")
+
+
+def _isolate() -> None:
+    """No test sees the profile, the ledger or the cluster of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN) and name != _REQUIRE_SLURM:
+            del os.environ[name]
+    os.environ |= {
+        "HOME": str(_HOME),
+        "PREFECT_HOME": str(_HOME / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "JOBBERGATE_FLOWS_STATE_DIR": str(_HOME / "state"),
+        "JOBBERGATE_FLOWS_LEDGER": str(_HOME / "state" / "ledger.sqlite3"),
+    }
+
+
+# Prefect reads its settings when it is imported.
+_isolate()
+
+from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, missing  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--require-slurm", action="store_true", help="fail where real Slurm is missing")
+    parser.addoption(
+        "--require-slurm", action="store_true", help=f"fail where real Slurm is missing (or set {_REQUIRE_SLURM}=1)"
+    )
 
 
-def pytest_sessionfinish() -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The marker and the fixture are the same, so that `-m "not slurm"` leaves out all that need Slurm.
+    for item in items:
+        if isinstance(item, pytest.Function):
+            if "slurm_cluster" in item.fixturenames:
+                item.add_marker("slurm")
+            elif item.get_closest_marker("slurm"):
+                item.fixturenames.insert(0, "slurm_cluster")
+
+
+def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
 
 
@@ -45,7 +65,7 @@ def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
     """The real Slurm, for the whole session."""
     lacking = missing()
     if lacking:
-        required = request.config.getoption("--require-slurm") or os.environ.get("JOBBERGATE_FLOWS_REQUIRE_SLURM")
+        required = request.config.getoption("--require-slurm") or os.environ.get(_REQUIRE_SLURM)
         (pytest.fail if required else pytest.skip)(f"no real Slurm here: {', '.join(lacking)} missing")
     with SlurmCluster() as cluster:
         yield cluster
@@ -53,6 +73,6 @@ def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[PrefectServer]:
-    """A real Prefect server, for the whole session."""
-    with PrefectServer(_PORT) as server:
+    """A real Prefect server for the whole session, to which the tests' own clients talk from then on."""
+    with PrefectServer() as server, temporary_settings({PREFECT_API_URL: server.api_url}):
         yield server
