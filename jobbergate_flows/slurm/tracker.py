@@ -119,6 +119,7 @@ class JobTracker:
         self._hurry = asyncio.Event()
         self._interval = FIRST_SECONDS
         self._shortest = _TOGETHER_SECONDS
+        self._silent: frozenset[str] = frozenset()
         self.statistics = Statistics()
         self.problem: str | None = None
         """Why Slurm is not known to be reachable; None while it answers."""
@@ -181,20 +182,23 @@ class JobTracker:
         now = self._clock()
         cost = now - begun
         self.statistics = Statistics(self.statistics.queries + 1, cost, len(asking))
-        causes = [seen.cause for seen in observations.values() if isinstance(seen, Unreachable)]
-        self._note_problem(causes[0] if causes else None)
-        changed = False
+        silent = {job_id: seen.cause for job_id, seen in observations.items() if isinstance(seen, Unreachable)}
+        # Once is none yet: for a moment after a job's end accounting does not know what to say.
+        lasting = [cause for job_id, cause in silent.items() if job_id in self._silent]
+        self._note_problem(lasting[0] if lasting else None)
+        changed = not silent.keys() <= self._silent
+        self._silent = frozenset(silent)
         for job_id, observation in observations.items():
             try:
                 changed |= self._note(job_id, observation, now)
             except Exception:
                 # One job's odd answer must not end the watch over all others.
                 _logger.exception("What Slurm says of job %s was not understood: %s", job_id, observation)
-        limited = any("Rate limit exceeded" in cause for cause in causes)
+        limited = any("Rate limit exceeded" in cause for cause in silent.values())
         # A silent controller costs time, but it is no burden to anybody.
-        burden = 0.0 if causes else min(cost * _SHARE, LONGEST_SECONDS)
+        burden = 0.0 if silent else min(cost * _SHARE, LONGEST_SECONDS)
         self._interval = next_interval(
-            self._interval, changed=changed, burden=burden, limited=limited, silent=bool(causes)
+            self._interval, changed=changed, burden=burden, limited=limited, silent=bool(silent)
         )
         # So long also those wait who are in a hurry; and several submissions in a row are one question.
         self._shortest = self._interval if limited else max(_TOGETHER_SECONDS, burden)
