@@ -1,0 +1,140 @@
+"""An ordinary Prefect flow runs as a Slurm job, and cannot die unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+
+from tests.cluster.waiting import await_until
+from tests.end_to_end.site import Site
+
+FLOW = """\
+import os
+import signal
+import time
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+
+
+@flow
+def work(how: str, marker: str = ""):
+    get_run_logger().info("job %s in %s, setting %s", os.environ["SLURM_JOB_ID"], os.getcwd(), os.environ.get("SETTING"))
+    if marker:
+        Path(marker).touch()
+    if how == "fail":
+        raise ValueError("on purpose")
+    if how == "die":
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "sleep":
+        time.sleep(300)
+    return how
+"""
+
+
+async def deploy_flow(site: Site, folder: Path, **job_variables: Any) -> UUID:
+    (folder / "work.py").write_text(FLOW)
+    async with get_client() as client:
+        flow_id = await client.create_flow_from_name("work")
+        return await client.create_deployment(
+            flow_id=flow_id,
+            name=folder.name,
+            work_pool_name=site.pool,
+            entrypoint="work.py:work",
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(folder)}}],
+            job_variables={"directory": str(site.jobs), "cpus_per_task": 1, **job_variables},
+        )
+
+
+@pytest.mark.slurm
+async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(site: Site, tmp_path: Path):
+    deployment = await deploy_flow(
+        site, tmp_path, env={"SETTING": "se'cret"}, setup_commands=["export PREPARED=yes"], working_directory=str(tmp_path)
+    )
+    run_id = await site.start(deployment, how="well")
+    run = await site.end(run_id, 120)
+    assert run.state_name == "Completed", f"{run.state} {await site.logs(run_id)}"
+    (submission,) = site.submissions(run_id)
+    await site.logged(run_id, f"job {submission.job_id} in {tmp_path}, setting se'cret")
+    assert (await site.artifacts(run_id))["job-script"].count("prefect flow-run execute") == 1
+    assert "se'cret" not in (await site.artifacts(run_id))["job-script"]
+    # The flow told its end a moment before its job's.
+    await await_until(lambda: _is_gone(Path(submission.secret_path or "")), 30, "the removal of the secrets")
+    assert "Requeue=0" in site.slurm.run("scontrol", "show", "job", submission.job_id or "")
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("how", "type_", "words"), [("fail", "FAILED", "on purpose"), ("die", "FAILED", "signal 9")]
+)
+async def test_a_flow_that_fails_or_is_killed_ends_its_run(site: Site, tmp_path: Path, how: str, type_: str, words: str):
+    run_id = await site.start(await deploy_flow(site, tmp_path), how=how)
+    run = await site.end(run_id, 120)
+    assert run.state is not None
+    assert run.state.type.value == type_
+    assert words in (run.state.message or "")
+
+
+@pytest.mark.slurm
+async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: Path):
+    marker = tmp_path / "runs"
+    run_id = await site.start(await deploy_flow(site, tmp_path), how="sleep", marker=str(marker))
+    await await_until(lambda: _exists(marker), 90, "the flow to run")
+    await site.cancel(run_id)
+    run = await site.end(run_id, 40)
+    assert run.state_name == "Cancelled"
+    (submission,) = site.submissions(run_id)
+    assert site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", submission.job_id or "").startswith("CANCELLED")
+
+
+@pytest.mark.slurm
+async def test_cancelling_a_queued_flow_cancels_its_job(site: Site, tmp_path: Path):
+    run_id = await site.start(await deploy_flow(site, tmp_path, extra={"hold": ""}), how="well")
+    await site.until(run_id, "Held")
+    await site.cancel(run_id)
+    assert (await site.end(run_id, 40)).state_name == "Cancelled"
+
+
+@pytest.mark.slurm
+async def test_a_killed_worker_takes_its_flows_jobs_up_again(site: Site, tmp_path: Path):
+    queued = await site.start(await deploy_flow(site, tmp_path, extra={"hold": ""}), how="die")
+    await site.until(queued, "Held")
+    site.worker.kill()
+    site.worker.start()
+    (submission,) = site.submissions(queued)
+    site.slurm.run("scontrol", "release", submission.job_id or "")
+    run = await site.end(queued, 120)
+    assert "signal 9" in (run.state.message or "")
+    assert len(site.slurm_jobs(queued)) == 1
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"directory": "/no/such/folder"}, "no such directory"),
+        ({"partition": "nowhere"}, "Invalid partition"),
+        ({"modules": ["gcc; rm -rf /"]}, "no module name"),
+    ],
+    ids=["directory", "refused by Slurm", "module"],
+)
+async def test_what_cannot_be_submitted_ends_the_run_with_the_reason(
+    site: Site, tmp_path: Path, variables: dict[str, Any], words: str
+):
+    run = await site.end(await site.start(await deploy_flow(site, tmp_path, **variables), how="well"))
+    assert run.state is not None
+    assert run.state.type.value in ("FAILED", "CRASHED")
+    assert words in (run.state.message or "")
+
+
+async def _is_gone(path: Path) -> bool:
+    return not path.exists()
+
+
+async def _exists(path: Path) -> bool:
+    return path.exists()
