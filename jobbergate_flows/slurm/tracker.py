@@ -208,7 +208,7 @@ class JobTracker:
         before = self._tracked.get(job_id)
         if before is None:
             return False
-        after = advance(before, observation, now)
+        after = advance(before, observation, now, user_names([observation]))
         self._tracked[job_id] = after
         if after.unknown_state != before.unknown_state and after.unknown_state:
             _logger.warning("Job %s is in a state unknown to us: %s", job_id, after.unknown_state)
