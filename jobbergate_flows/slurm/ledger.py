@@ -213,8 +213,7 @@ class Ledger:
                 f"the database's driver is missing: {error}", hint="install jobbergate-flows[worker]"
             ) from error
         except (OSError, sa.exc.SQLAlchemyError) as error:
-            where = str(sa.make_url(text)) if "://" in text else text  # without its password
-            raise LedgerError(f"the ledger cannot be opened: {error}", where=where) from error
+            raise LedgerError(f"the ledger cannot be opened: {error}", where=_without_password(text)) from error
         return cls(engine, FileClaims(path.with_name(path.name + ".claims")))
 
     def close(self) -> None:
@@ -416,13 +415,14 @@ def _sqlite(path: Path) -> sa.Engine:
 
 
 def _server(url: str) -> tuple[sa.Engine, Claims]:
-    engine = sa.create_engine(url, pool_pre_ping=True)
-    if engine.dialect.name != "postgresql":
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "postgresql":
         raise LedgerError(
-            f"a ledger in {engine.dialect.name} is not supported",
-            where=str(engine.url),
+            f"a ledger in {parsed.get_backend_name()} is not supported",
+            where=str(parsed),
             hint="name a file, or postgresql+psycopg://...",
         )
+    engine = sa.create_engine(parsed, pool_pre_ping=True)
     _upgrade(engine)
     return engine, PostgresClaims(engine)
 
@@ -455,6 +455,13 @@ def _revision(engine: sa.Engine) -> str | None:
         found: str | None = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
         return found
     return None
+
+
+def _without_password(text: str) -> str:
+    try:
+        return str(sa.make_url(text)) if "://" in text else text
+    except sa.exc.ArgumentError:
+        return "the database's URL"
 
 
 def network_file_system(path: Path, mounts: str) -> str | None:
