@@ -68,19 +68,14 @@ _PASSED = re.compile(
 )
 
 
-class SlurmJobConfiguration(
-    create_model(  # type: ignore[misc]
-        "_SlurmJobConfiguration",
-        __base__=BaseJobConfiguration,
-        modules=(list[str], _MODULES),
-        setup_commands=(list[str], _SETUP),
-        directory=(str, _DIRECTORY),
-        working_directory=(str | None, _WORKING_DIRECTORY),
-        start_within=(int | None, _START_WITHIN),
-        **_RESOURCES,
-    )
-):
-    """One flow run's job, as template, deployment and run say it."""
+class FlowJobConfiguration(BaseJobConfiguration):
+    """One flow run's job, as template, deployment and run say it; `SlurmJobConfiguration` adds the resources."""
+
+    modules: list[str] = _MODULES
+    setup_commands: list[str] = _SETUP
+    directory: str = _DIRECTORY
+    working_directory: str | None = _WORKING_DIRECTORY
+    start_within: int | None = _START_WITHIN
 
     @field_validator("modules")
     @classmethod
@@ -109,7 +104,7 @@ class SlurmJobConfiguration(
         Raises:
             ValueError: A value is none that Slurm takes.
         """
-        given: Mapping[str, Any] = {name: getattr(self, name) for name in _RESOURCES}
+        given: Mapping[str, Any] = {name: getattr(self, name, None) for name in _RESOURCES}
         return SlurmResources.model_validate(
             {name: value for name, value in given.items() if value is not None} | {"requeue": False}
         )
@@ -119,3 +114,9 @@ class SlurmJobConfiguration(
         if self.command and self.command != self._base_flow_run_command():
             return str(self.command)
         return f"{sys.executable} -m prefect flow-run execute"
+
+
+SlurmJobConfiguration: type[FlowJobConfiguration] = create_model(
+    "SlurmJobConfiguration", __base__=FlowJobConfiguration, **_RESOURCES
+)
+"""The configuration that the worker makes of a run: the resources are fields of it, named as in `SlurmResources`."""

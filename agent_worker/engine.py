@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
@@ -29,7 +29,7 @@ class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
 
     async def handle_crash(self, exc: BaseException) -> None:
         """Leave the run's state alone; whoever runs this engine decides."""
-        self._raised = exc
+        self._raised = cast(Exception, exc)
 
 
 async def run_resident(flow: Flow[..., Any], flow_run: FlowRun, parameters: dict[str, Any]) -> State[Any]:
@@ -46,5 +46,5 @@ async def run_resident(flow: Flow[..., Any], flow_run: FlowRun, parameters: dict
     async with engine.start():
         while engine.is_running():
             async with engine.run_context():
-                await engine.call_flow_fn()
+                _result: Any = await engine.call_flow_fn()
     return engine.state

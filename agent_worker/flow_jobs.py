@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Crashed, Failed
 
-from agent_worker.configuration import SlurmJobConfiguration
+from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.flow_script import environment_text, flow_job_script
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.applications.job_script import JobScript
@@ -29,7 +29,7 @@ _logger = logging.getLogger(__name__)
 _TAIL_LINES = 40
 
 
-async def live(flow_run: FlowRun, configuration: SlurmJobConfiguration) -> None:
+async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> None:
     """Submit the flow's job, follow it, and see to it that the run ends as the job did.
 
     What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
@@ -102,7 +102,7 @@ def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> Sta
 async def _submit(
     session: ClusterSession,
     flow_run: FlowRun,
-    configuration: SlurmJobConfiguration,
+    configuration: FlowJobConfiguration,
     logger: Any,
 ) -> SlurmJob:
     environment = environment_text(configuration.env)

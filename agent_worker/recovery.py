@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
-from agent_worker.configuration import SlurmJobConfiguration
+from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.runs import infrastructure_pid
 from agent_worker.supervisor import Supervisor
 from jobbergate_flows.deployments import is_application
@@ -35,7 +35,7 @@ async def recover_runs(
     supervisor: Supervisor,
     work_pool: str,
     worker_name: str,
-    configure: Callable[[FlowRun], Awaitable[SlurmJobConfiguration]],
+    configure: Callable[[FlowRun], Awaitable[FlowJobConfiguration]],
     seconds: float,
 ) -> None:
     """Take up left-behind runs now and every `seconds`, so that those of a dead worker go on as well.
@@ -97,7 +97,7 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str)
 async def _take_up(
     supervisor: Supervisor,
     run: FlowRun,
-    configure: Callable[[FlowRun], Awaitable[SlurmJobConfiguration]],
+    configure: Callable[[FlowRun], Awaitable[FlowJobConfiguration]],
 ) -> None:
     if run.state is not None and run.state.is_cancelling():
         return  # cancelling watches for these

@@ -19,7 +19,7 @@ from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from agent_worker import flow_jobs, resident
-from agent_worker.configuration import SlurmJobConfiguration
+from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession
@@ -99,7 +99,7 @@ class Supervisor:
         self,
         flow_run: FlowRun,
         kind: Kind,
-        configuration: SlurmJobConfiguration | None = None,
+        configuration: FlowJobConfiguration | None = None,
         *,
         recovered: bool = False,
     ) -> None:
@@ -121,7 +121,7 @@ class Supervisor:
         await self.do(begin())
 
     async def _live(
-        self, flow_run: FlowRun, kind: Kind, configuration: SlurmJobConfiguration | None, recovered: bool
+        self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None, recovered: bool
     ) -> None:
         try:
             if kind == "application":

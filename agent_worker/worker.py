@@ -15,7 +15,7 @@ from prefect.exceptions import InfrastructureNotAvailable
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 
 from agent_worker.cancellation import cancel, watch_for_cancellations
-from agent_worker.configuration import SlurmJobConfiguration, SlurmVariables
+from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration, SlurmVariables
 from agent_worker.recovery import recover_runs
 from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
@@ -33,7 +33,7 @@ class JobbergateSlurmResult(BaseWorkerResult):
     """What the worker says when it holds a run."""
 
 
-class JobbergateSlurmWorker(BaseWorker[SlurmJobConfiguration, Any, JobbergateSlurmResult]):
+class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlurmResult]):
     """Runs deployed applications resident, and other flows as Slurm jobs.
 
     `run` only hands a run over to the supervisor; the supervisor's thread brings it to its end.
@@ -78,7 +78,7 @@ class JobbergateSlurmWorker(BaseWorker[SlurmJobConfiguration, Any, JobbergateSlu
     async def run(
         self,
         flow_run: FlowRun,
-        configuration: SlurmJobConfiguration,
+        configuration: FlowJobConfiguration,
         task_status: anyio.abc.TaskStatus[Any] | None = None,
     ) -> JobbergateSlurmResult:
         """Hand a run over to the supervisor. A run that it holds already is left alone."""
@@ -98,7 +98,7 @@ class JobbergateSlurmWorker(BaseWorker[SlurmJobConfiguration, Any, JobbergateSlu
         return JobbergateSlurmResult(status_code=0, identifier=pid)
 
     async def kill_infrastructure(
-        self, infrastructure_pid: str, configuration: SlurmJobConfiguration, grace_seconds: int = 30
+        self, infrastructure_pid: str, configuration: FlowJobConfiguration, grace_seconds: int = 30
     ) -> None:
         """Cancel a run's job by what the ledger says of it, not by what the run's record says."""
         cluster, _, flow_run_id = infrastructure_pid.rpartition(":")
@@ -114,7 +114,7 @@ class JobbergateSlurmWorker(BaseWorker[SlurmJobConfiguration, Any, JobbergateSlu
         free = self._limit - len(self.supervisor.held) - len(self._submitting_flow_run_ids)
         return runs[: max(free, 0)]
 
-    async def _configure(self, flow_run: FlowRun) -> SlurmJobConfiguration:
+    async def _configure(self, flow_run: FlowRun) -> FlowJobConfiguration:
         async with get_client() as client:
             return await SlurmJobConfiguration.resolve_for_flow_run(
                 flow_run,

@@ -52,11 +52,12 @@ async def _run(application: str, answers: Any, resources: Any, directory: str, j
         return Cancelled(message=str(error))
     except JobbergateFlowsError as error:
         return Failed(message=str(error), data=error)
-    ended = await await_for_job(job, follow_state=True, return_state=True)
+    # Prefect's types have no `return_state` for async tasks.
+    ended = await await_for_job(job, follow_state=True, return_state=True)  # type: ignore[misc]
     outcome = await ended.aresult(raise_on_failure=False)
     if not isinstance(outcome, JobFailed) and not ended.is_completed():
         return Failed(message=f"Slurm job {job.job_id} could not be followed: {outcome}", data=outcome)
-    await apublish_results(job, return_state=True)
+    await apublish_results(job, return_state=True)  # type: ignore[misc]
     await (await session_for()).mark_told(job)
     return state_for(outcome.status, job) if isinstance(outcome, JobFailed) else state_for(outcome, job)
 
@@ -85,12 +86,16 @@ class ApplicationFlow(Flow[..., Any]):
 
     application: Application
 
-    async def ato_deployment(self, name: str, **options: Any) -> RunnerDeployment:
+    async def ato_deployment(  # type: ignore[override]
+        self, name: str, **options: Any
+    ) -> RunnerDeployment:
         """As `Flow.ato_deployment`, with the application stored and its README as the description."""
         await astore_application(self.application)
         return self._as_deployment(name, **options)
 
-    def to_deployment(self, name: str, **options: Any) -> RunnerDeployment:
+    def to_deployment(  # type: ignore[override]
+        self, name: str, **options: Any
+    ) -> RunnerDeployment:
         """As `Flow.to_deployment`, with the application stored and its README as the description."""
         run_coro_as_sync(astore_application(self.application))
         return self._as_deployment(name, **options)
@@ -146,7 +151,7 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
 
     run.__name__ = run.__qualname__ = re.sub(r"\W+", "_", application.name)
     run.__doc__ = f"Run {application.name} on Slurm.\n{_PARAMETERS}"
-    needed = {} if not interface.form.get("required") else inspect.Parameter.empty
+    needed: Any = {} if not interface.form.get("required") else inspect.Parameter.empty
     annotations: list[tuple[str, Any, Any]] = [
         ("application", Literal[pinned], pinned),
         ("answers", answers, needed),

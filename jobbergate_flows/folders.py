@@ -1,9 +1,9 @@
 """Applications in folders as flows that a `prefect.yaml` can name.
 
-`prefect deploy` wants an entrypoint that it can import. `jobbergate_flows.folders.parameter_study` is the flow of the
-folder `parameter-study` (or `parameter_study`) in one of the folders of `JOBBERGATE_FLOWS_APPLICATIONS`, a path list that
-is `examples:applications` by default and relative to the working directory. The deployment's runs need no folder: they
-load the stored application (the build step `jobbergate_flows.deployments.store_application`).
+`prefect deploy` wants an entrypoint that it can import. `jobbergate_flows.folders.parameter_study` is the flow of
+the folder `parameter-study` (or `parameter_study`) in one of the folders of `JOBBERGATE_FLOWS_APPLICATIONS`, a path
+list that is `examples:applications` by default and relative to the working directory. The deployment's runs need no
+folder: they load the stored application (the build step `jobbergate_flows.deployments.store_application`).
 """
 
 from __future__ import annotations

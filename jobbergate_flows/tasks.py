@@ -270,7 +270,7 @@ def wait_for_job(job: SlurmJob, *, follow_state: bool = False, cluster: SlurmClu
         JobFailed: The job ended otherwise; the task run ends in the state that says how (`OutOfMemory`, `TimedOut`,
             `Cancelled`, ...).
     """
-    return run_coro_as_sync(_wait_for_job(job, follow_state, cluster))  # type: ignore[return-value]
+    return run_coro_as_sync(_wait_for_job(job, follow_state, cluster))
 
 
 @task(name="cancel_job", cache_policy=NO_CACHE, retries=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from prefect.utilities.asyncutils import run_coro_as_sync
+
 from jobbergate_flows.blocks.application import StoredApplication
 from jobbergate_flows.blocks.cluster import SlurmCluster
 
@@ -15,7 +17,7 @@ def register() -> list[str]:
         httpx.HTTPError: The server cannot be reached.
     """
     for block in BLOCK_TYPES:
-        block.register_type_and_schema(_sync=True)
+        run_coro_as_sync(block.aregister_type_and_schema())
     return [block.get_block_type_slug() for block in BLOCK_TYPES]
 
 

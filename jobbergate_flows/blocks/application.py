@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from prefect.blocks.core import Block
 from pydantic import Field
@@ -116,7 +116,7 @@ async def astore_application(application: Application) -> str:
     block = StoredApplication.of(application)
     name = block_name(pin(application))
     try:
-        stored = await StoredApplication.aload(name)
+        stored = cast(StoredApplication, await StoredApplication.aload(name))
     except ValueError:
         await block.asave(name)
     else:
@@ -133,7 +133,7 @@ async def aload_application(pinned: str) -> Application:
     """
     name = block_name(pinned)
     try:
-        stored = await StoredApplication.aload(name)
+        stored = cast(StoredApplication, await StoredApplication.aload(name))
     except ValueError as error:
         raise ApplicationNotStored(
             f"the server has no application {pinned}",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from jobbergate_flows.applications import Application
 from tests.cluster.waiting import await_until
 from tests.end_to_end.site import Site, script_application
 
@@ -48,22 +50,32 @@ async def test_cancelling_a_queued_run_cancels_its_job(site: Site, tmp_path: Pat
 
 @pytest.mark.slurm
 async def test_cancelling_while_the_script_is_rendered_submits_nothing(site: Site, tmp_path: Path):
-    started = tmp_path / "rendering"
-    slow = f"(open({str(started)!r}, 'w').close(), __import__('time').sleep(20), [])[2]"
-    application = script_application(tmp_path, "cancelled-rendering", SLEEP, questions="self.slow(data)")
-    workflow = tmp_path / "cancelled-rendering" / "jobbergate.py"
-    workflow.write_text(workflow.read_text() + f"\n    def slow(self, data):\n        return {slow}\n")
-    workflow.write_text(workflow.read_text().replace("return self.slow(data)", "return self.slow(data) if data.get('now') else []"))
-    fast_form = type(application).from_path(tmp_path / "cancelled-rendering")
-    yaml = tmp_path / "cancelled-rendering" / "jobbergate.yaml"
-    deployed = await site.deploy(fast_form)
-    assert yaml.exists()
-    run_id = await site.start(deployed)
+    rendering = tmp_path / "rendering"
+    # The form is found by following the default; only the answer makes it slow.
+    workflow = (
+        "import pathlib, time\n"
+        "from jobbergate_cli.subapps.applications.application_base import JobbergateApplicationBase\n"
+        "from jobbergate_cli.subapps.applications.questions import Text\n\n\n"
+        "class JobbergateApplication(JobbergateApplicationBase):\n"
+        "    def mainflow(self, data):\n"
+        "        data['nextworkflow'] = 'second'\n"
+        "        return [Text('pace', 'Pace', default='quick')]\n\n"
+        "    def second(self, data):\n"
+        "        if data['pace'] == 'slow':\n"
+        f"            pathlib.Path({str(rendering)!r}).touch()\n"
+        "            time.sleep(25)\n"
+        "        return []\n"
+    )
+    script_application(tmp_path, "cancelled-rendering", SLEEP)
+    (tmp_path / "cancelled-rendering" / "jobbergate.py").write_text(workflow)
+    deployed = await site.deploy(Application.from_path(tmp_path / "cancelled-rendering"))
+    run_id = await site.start(deployed, answers={"pace": "slow"})
+    await await_until(lambda: _exists(rendering), 60, "the rendering")
     await site.cancel(run_id)
     run = await site.end(run_id, CANCEL_SECONDS)
     assert run.state_name == "Cancelled"
-    jobs = [row.job_id for row in site.submissions(run_id) if row.job_id]
-    assert all(slurm_state(site, job_id).startswith("CANCELLED") for job_id in jobs)
+    assert site.submissions(run_id) == []
+    assert not {task.state_name for task in await site.task_runs(run_id)} & {"Running", "Pending"}
 
 
 @pytest.mark.slurm
@@ -76,6 +88,10 @@ async def test_scancel_ends_the_run_cancelled_and_says_by_whom(site: Site, tmp_p
     run = await site.end(run_id)
     assert run.state_name == "Cancelled"
     assert "by uid 0 (root)" in (run.state.message or "")
+
+
+async def _exists(path: Path) -> bool:
+    return await asyncio.to_thread(path.exists)
 
 
 async def _job_id(site: Site, run_id) -> str | None:

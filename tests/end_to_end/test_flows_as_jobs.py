@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,7 +24,8 @@ from prefect import flow, get_run_logger
 
 @flow
 def work(how: str, marker: str = ""):
-    get_run_logger().info("job %s in %s, setting %s", os.environ["SLURM_JOB_ID"], os.getcwd(), os.environ.get("SETTING"))
+    said = (os.environ["SLURM_JOB_ID"], os.getcwd(), os.environ.get("SETTING"))
+    get_run_logger().info("job %s in %s, setting %s", *said)
     if marker:
         Path(marker).touch()
     if how == "fail":
@@ -54,7 +56,11 @@ async def deploy_flow(site: Site, folder: Path, **job_variables: Any) -> UUID:
 @pytest.mark.slurm
 async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(site: Site, tmp_path: Path):
     deployment = await deploy_flow(
-        site, tmp_path, env={"SETTING": "se'cret"}, setup_commands=["export PREPARED=yes"], working_directory=str(tmp_path)
+        site,
+        tmp_path,
+        env={"SETTING": "se'cret"},
+        setup_commands=["export PREPARED=yes"],
+        working_directory=str(tmp_path),
     )
     run_id = await site.start(deployment, how="well")
     run = await site.end(run_id, 120)
@@ -69,10 +75,10 @@ async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(s
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize(
-    ("how", "type_", "words"), [("fail", "FAILED", "on purpose"), ("die", "FAILED", "signal 9")]
-)
-async def test_a_flow_that_fails_or_is_killed_ends_its_run(site: Site, tmp_path: Path, how: str, type_: str, words: str):
+@pytest.mark.parametrize(("how", "type_", "words"), [("fail", "FAILED", "on purpose"), ("die", "FAILED", "signal 9")])
+async def test_a_flow_that_fails_or_is_killed_ends_its_run(
+    site: Site, tmp_path: Path, how: str, type_: str, words: str
+):
     run_id = await site.start(await deploy_flow(site, tmp_path), how=how)
     run = await site.end(run_id, 120)
     assert run.state is not None
@@ -89,7 +95,9 @@ async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: P
     run = await site.end(run_id, 40)
     assert run.state_name == "Cancelled"
     (submission,) = site.submissions(run_id)
-    assert site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", submission.job_id or "").startswith("CANCELLED")
+    assert site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", submission.job_id or "").startswith(
+        "CANCELLED"
+    )
 
 
 @pytest.mark.slurm
@@ -133,8 +141,8 @@ async def test_what_cannot_be_submitted_ends_the_run_with_the_reason(
 
 
 async def _is_gone(path: Path) -> bool:
-    return not path.exists()
+    return not await asyncio.to_thread(path.exists)
 
 
 async def _exists(path: Path) -> bool:
-    return path.exists()
+    return await asyncio.to_thread(path.exists)
