@@ -35,8 +35,12 @@ _isolate()
 
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
+from tests.cluster.guard import guard  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, missing  # noqa: E402
+
+
+guard.watch("folder", str(_HOME))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -58,6 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(_HOME, ignore_errors=True)
+    guard.forget("folder", str(_HOME))
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,15 @@ class SlurmCluster:
     def _run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": _PATH, "LC_ALL": "C", **self.environment}
         return subprocess.run(
-            arguments, input=stdin or "", capture_output=True, text=True, check=False, env=environment, timeout=120
+            arguments,
+            input=stdin or "",
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            # Where a job's output goes that names no other place.
+            cwd=self.folder,
+            timeout=120,
         )
 
     def _answers(self, name: str) -> bool:
