@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,15 @@ from types import MappingProxyType
 from typing import Any
 
 import jinja2
+from pydantic import ValidationError
 
-from jobbergate_flows.applications.config import FILE, ApplicationConfig, find_templates, parse_config
+from jobbergate_flows.applications.config import (
+    FILE,
+    TEMPLATE_SUFFIXES,
+    ApplicationConfig,
+    find_templates,
+    parse_config,
+)
 from jobbergate_flows.applications.errors import DigestMismatch, LoadingError, RenderingError
 from jobbergate_flows.applications.isolation import Limits, run_isolated
 from jobbergate_flows.applications.job_script import JobScript
@@ -21,19 +29,26 @@ from jobbergate_flows.applications.sources import pack, read_folder, read_git, u
 from jobbergate_flows.slurm.directives import inject_sbatch_params, parse_directives
 
 WORKFLOW = "jobbergate.py"
+READMES = ("README.md", "README.rst", "README.txt", "README")
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """A question, for whoever asks it.
 
-    `kind` is its type (`Text`, `Integer`, `List`, ...); `choices` are labels and values.
+    Args:
+        kind: Its type: `Text`, `Integer`, `List`, ...
+        variable: What its answer is called.
+        message: What to ask, formatted.
+        default: The answer when none is given; None for none.
+        choices: Label and value of each, of a `List` or `Checkbox`.
+        minimum, maximum: Of an `Integer`; None for no limit.
     """
 
     kind: str
     variable: str
     message: str
-    default: Any
+    default: Any = None
     choices: tuple[tuple[str, Any], ...] = ()
     minimum: int | None = None
     maximum: int | None = None
@@ -44,24 +59,28 @@ class ApplicationInterface:
     """What an application asks for.
 
     Args:
-        form: The JSON Schema of the answers.
-        complete: Whether every branch was followed; if not, the interview may ask for more.
-        directives: The parameters of the job script template's `#SBATCH` lines, as written.
+        form: The JSON Schema (draft 2020-12) of the answers.
+        complete: Whether every branch was followed to its end; if not, the interview may ask for more.
+        directives: The parameters of the job script template's `#SBATCH` lines, as written: those that stand there
+            whatever is answered.
     """
 
-    form: Mapping[str, Any]
+    form: dict[str, Any]
     complete: bool
     directives: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Application:
     """An application, content-addressed: two with the same files have the same digest.
 
     Args:
-        name: Of the flow and, without a job name, of the job.
+        name: Of the flow and, without another, of the job.
         files: Path -> content.
-        source: Where it was loaded from.
+        source: Where it was loaded from: a path, or a git reference with its commit.
+        config: What `jobbergate.yaml` says.
+        entrypoint: The job script's template.
+        supporting: Template -> output name.
     """
 
     name: str
@@ -72,68 +91,13 @@ class Application:
     supporting: Mapping[str, str]
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes], *, name: str, source: str) -> Application:
-        """An application of files; see `load` for what is checked."""
-        for needed in (FILE, WORKFLOW):
-            if needed not in files:
-                raise LoadingError(f"there is no {needed}", where=source, hint=f"an application needs a {needed}")
-        if not any(path.endswith((".j2", ".jinja2")) for path in files):
-            raise LoadingError("there is no template", where=source, hint="add the job script as templates/job.sh.j2")
-        text = _text(files, FILE)
-        config = parse_config(text)
-        entrypoint, supporting = find_templates(config, files, text)
-        for template in (entrypoint, *supporting):
-            _check_template(template, _text(files, template))
-        workflow = _text(files, WORKFLOW)
-        try:
-            compile(workflow, WORKFLOW, "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            line = getattr(error, "lineno", None)
-            raise LoadingError(
-                f"does not load: {getattr(error, 'msg', None) or error}",
-                where=f"{WORKFLOW}:{line}" if line else WORKFLOW,
-                hint="mend the Python",
-            ) from error
-        return cls(
-            name=_flow_name(name),
-            files=MappingProxyType(dict(files)),
-            source=source,
-            config=config,
-            entrypoint=entrypoint,
-            supporting=MappingProxyType(supporting),
-        )
-
-    @classmethod
-    def from_path(cls, path: str | Path, *, name: str | None = None) -> Application:
-        """The application of a folder."""
-        folder = Path(path).expanduser()
-        files = read_folder(folder)
-        return cls.from_files(files, name=name or folder.absolute().name, source=str(path))
-
-    @classmethod
-    def from_archive(cls, data: bytes, *, name: str, source: str = "archive", digest: str | None = None) -> Application:
-        """The application of an archive.
-
-        Raises:
-            DigestMismatch: Its digest is not `digest`.
-        """
-        application = cls.from_files(unpack(data, source), name=name, source=source)
-        if digest is not None and application.digest != digest:
-            raise DigestMismatch(
-                f"the application has digest {application.digest}, not {digest}",
-                where=source,
-                hint="deploy the application again",
-            )
-        return application
-
-    @classmethod
     def load(cls, reference: str | Path) -> Application:
-        """The application of a folder or of `git+URL@REF#FOLDER`.
+        """The application of a folder, or of `git+URL@REF#FOLDER`.
 
         Raises:
             LoadingError: with the file, the line and the mend: a missing folder or file, bad YAML, unknown or wrong
-                keys, bad Python, a template that does not parse or is not there, two entrypoints, a file outside of
-                the application.
+                keys, bad Python, a template that does not parse or is not there, no or several entrypoints, a file
+                outside the application, too many bytes.
             SourceError: git cannot fetch it.
         """
         if isinstance(reference, str) and reference.startswith("git+"):
@@ -141,38 +105,86 @@ class Application:
             return cls.from_files(files, name=name, source=source)
         return cls.from_path(reference)
 
+    @classmethod
+    def from_path(cls, path: str | Path, name: str | None = None) -> Application:
+        """The application of a folder, named after it if not otherwise.
+
+        Raises:
+            LoadingError: as for `load`.
+        """
+        folder = Path(path).expanduser()
+        return cls.from_files(read_folder(folder), name=name or folder.absolute().name, source=str(path))
+
+    @classmethod
+    def from_archive(cls, data: bytes, *, name: str, source: str = "archive", digest: str | None = None) -> Application:
+        """The application of what `archive` gave.
+
+        Raises:
+            DigestMismatch: Its digest is not `digest`.
+            SourceError: It is no archive, or holds more than an application may.
+            LoadingError: as for `load`.
+        """
+        files = unpack(data, source)
+        if digest is not None and (found := _digest(files)) != digest:
+            raise DigestMismatch(
+                f"the application has digest {found}, not {digest}", where=source, hint="deploy the application again"
+            )
+        return cls.from_files(files, name=name, source=source)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], *, name: str, source: str) -> Application:
+        """The application of these files.
+
+        Raises:
+            LoadingError: as for `load`.
+        """
+        for needed in (FILE, WORKFLOW):
+            if needed not in files:
+                raise LoadingError(f"there is no {needed}", where=source, hint=f"an application needs a {needed}")
+        if not any(path.endswith(TEMPLATE_SUFFIXES) for path in files):
+            raise LoadingError("there is no template", where=source, hint="add the job script as templates/job.sh.j2")
+        text = _text(files, FILE)
+        config = parse_config(text)
+        entrypoint, supporting = find_templates(config, files, text)
+        for template in (entrypoint, *supporting):
+            _parse_template(template, _text(files, template))
+        _check_workflow(files[WORKFLOW])
+        return cls(
+            name=re.sub(r"[^\w.-]+", "-", name).strip("-.") or "application",
+            files=MappingProxyType(dict(files)),
+            source=source,
+            config=config,
+            entrypoint=entrypoint,
+            supporting=MappingProxyType(supporting),
+        )
+
     @cached_property
     def digest(self) -> str:
         """`sha256:` and the hex digest over paths and contents."""
-        digest = hashlib.sha256()
-        for path in sorted(self.files):
-            for part in (path.encode(), self.files[path]):
-                digest.update(len(part).to_bytes(8, "big"))
-                digest.update(part)
-        return f"sha256:{digest.hexdigest()}"
+        return _digest(self.files)
 
     @property
     def description(self) -> str:
         """The README's text; empty without one."""
-        for name in ("README.md", "README.rst", "README.txt", "README"):
-            if name in self.files:
-                return self.files[name].decode(errors="replace").strip()
-        return ""
+        texts = (self.files[name].decode(errors="replace").strip() for name in READMES if name in self.files)
+        return next(texts, "")
 
     def archive(self) -> bytes:
         """The files as tar.gz, the same bytes for the same files."""
         return pack(self.files)
 
     def describe(self, *, limits: Limits | None = None) -> ApplicationInterface:
-        """What the application asks for, found by following its branches in a separate process.
+        """What the application asks for, found by following its branches in a separate process; kept once found.
 
         Raises:
-            ApplicationError: Its code fails, or takes more than it may.
+            ApplicationError: Its code fails before the first question, or takes more than it may.
         """
-        found = run_isolated({"do": "describe", **self._request()}, self.files, limits=limits)
-        directives = parse_directives(self.files[self.entrypoint].decode(errors="replace")).raw
-        plain = tuple(line for line in directives if "{" not in line)
-        return ApplicationInterface(MappingProxyType(found["form"]), found["complete"], plain)
+        kept: ApplicationInterface | None = self.__dict__.get("_interface")
+        if kept is None:
+            found = self._isolated("describe", limits=limits)
+            kept = ApplicationInterface(dict(found["form"]), bool(found["complete"]), self._directives())
+            self.__dict__["_interface"] = kept
+        return kept
 
     def render(
         self,
@@ -185,91 +197,160 @@ class Application:
         """Replay the interview with the answers, and render the job script and its supporting files.
 
         Args:
-            answers: Variable -> answer; what is missing takes its default.
+            answers: Variable -> answer. What is missing, or None, takes its default; nobody is ever asked.
             job_name: The script's name; otherwise the application's `job_script_name`, or its own name.
-            sbatch: Parameters to inject as `#SBATCH` lines.
+            sbatch: Parameters to inject as `#SBATCH` lines, such as `--time=5`.
+            limits: What the application's code may take.
 
         Raises:
             MissingAnswer, UnknownAnswer, BadAnswer: naming the question.
             RenderingError: naming the template and the line.
-            LimitExceeded: The application took more than it may.
+            InterviewError, LoadingError: The application's code fails; naming its line.
+            LimitExceeded: It took more than it may.
+            OptionRefused: One of `sbatch` is no option.
         """
-        request = {
-            "do": "render",
-            **self._request(),
-            "answers": dict(answers or {}),
-            "entrypoint": self.entrypoint,
-            "supporting": dict(self.supporting),
-        }
-        done = run_isolated(request, self.files, limits=limits)
-        if not done["text"].startswith("#!"):
+        done = self._isolated(
+            "render",
+            limits=limits,
+            answers=dict(answers or {}),
+            entrypoint=self.entrypoint,
+            supporting=dict(self.supporting),
+        )
+        text = str(done["text"])
+        if not text.startswith("#!"):
             raise RenderingError(
                 "the rendered script does not begin with #!",
                 where=f"{self.entrypoint}:1",
                 hint="begin the template with #!/bin/bash: sbatch wants it",
             )
-        return JobScript(
-            name=job_name or done["name"] or self.name,
-            text=inject_sbatch_params(done["text"], sbatch),
-            files=done["files"],
-        )
+        if not text.endswith("\n"):
+            text += "\n"
+        try:
+            return JobScript(
+                name=job_name or done["name"] or self.name,
+                text=inject_sbatch_params(text, sbatch),
+                files=done["files"],
+            )
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise RenderingError(f"what it renders to is no job script: {said}", where=self.entrypoint) from error
 
     def interview(
         self,
         answers: Mapping[str, Any] | None = None,
         *,
-        ask: Callable[[Question, str | None], Any],
         fast: bool = False,
+        ask: Callable[[Question, str | None], Any] | None = None,
         limits: Limits | None = None,
     ) -> dict[str, Any]:
-        """Ask the questions that `answers` leaves open.
+        """Ask the questions that `answers` leaves open, until each has a good answer.
 
         Args:
-            ask: Asks one question; gets the complaint about the answer before. None stands for the default.
-            fast: Take defaults without asking.
+            answers: Variable -> answer: not asked.
+            fast: Take defaults without asking, and ask only what has none.
+            ask: Asks one question; gets the complaint about the answer before, or None. None as the answer stands
+                for the default. Otherwise the terminal is asked.
+            limits: What the application's code may take between two questions.
 
         Returns:
-            All answers given, ready for `render`.
+            The answers given, ready for `render`.
+
+        Raises:
+            ApplicationError: as for `render`, and what `ask` raises.
         """
+        if ask is None:
+            from jobbergate_flows.applications import terminal
 
-        def put(described: dict[str, Any], complaint: str | None) -> Any:
-            question = Question(
-                kind=described["type"],
-                variable=described["variable"],
-                message=described["message"],
-                default=described["default"],
-                choices=tuple((label, value) for label, value in described["choices"] or ()),
-                minimum=described["minimum"],
-                maximum=described["maximum"],
-            )
-            return ask(question, complaint)
+            ask = terminal.ask
+        asker = ask
 
-        request = {"do": "interview", **self._request(), "answers": dict(answers or {}), "fast": fast}
-        given: dict[str, Any] = run_isolated(request, self.files, limits=limits, ask=put)["answers"]
-        return given
+        def put(described: Mapping[str, Any], complaint: str | None) -> Any:
+            choices = tuple((label, value) for label, value in described.get("choices", ()))
+            return asker(Question(**{**described, "choices": choices}), complaint)
 
-    def _request(self) -> dict[str, Any]:
-        return {"config": self.config.plain()}
+        done = self._isolated("interview", limits=limits, ask=put, answers=dict(answers or {}), fast=fast)
+        return dict(done["answers"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Application) and (self.name, self.digest) == (other.name, other.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.digest))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_files, (dict(self.files), self.name, self.source)
+
+    def _isolated(
+        self,
+        do: str,
+        *,
+        limits: Limits | None,
+        ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
+        **rest: Any,
+    ) -> dict[str, Any]:
+        request = {"do": do, "config": self.config.as_read(), **rest}
+        return run_isolated(request, self.files, limits=limits, ask=ask)
+
+    def _directives(self) -> tuple[str, ...]:
+        template = _parse_template(self.entrypoint, _text(self.files, self.entrypoint))
+        # What a template says in a block depends on answers, and so does a line with an expression.
+        fixed = "".join(
+            part.data if isinstance(part, jinja2.nodes.TemplateData) else "{{}}"
+            for node in template.body
+            if isinstance(node, jinja2.nodes.Output)
+            for part in node.nodes
+        )
+        return tuple(line for line in parse_directives(fixed).raw if "{{}}" not in line)
 
 
 load_application = Application.load
+
+
+def _from_files(files: Mapping[str, bytes], name: str, source: str) -> Application:
+    return Application.from_files(files, name=name, source=source)
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        for part in (path.encode(), files[path]):
+            digest.update(len(part).to_bytes(8, "big"))
+            digest.update(part)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _text(files: Mapping[str, bytes], path: str) -> str:
     try:
         return files[path].decode()
     except UnicodeDecodeError as error:
-        raise LoadingError("the file is not UTF-8 text", where=path, hint="save it as UTF-8") from error
+        line = files[path][: error.start].count(b"\n") + 1
+        raise LoadingError("the file is not UTF-8 text", where=f"{path}:{line}", hint="save it as UTF-8") from error
 
 
-def _check_template(path: str, text: str) -> None:
+def _parse_template(path: str, text: str) -> jinja2.nodes.Template:
     try:
-        jinja2.Environment().parse(text)
+        return jinja2.Environment().parse(text)
     except jinja2.TemplateSyntaxError as error:
         raise LoadingError(
             f"the template does not parse: {error.message}", where=f"{path}:{error.lineno}", hint="mend the template"
         ) from error
+    except RecursionError as error:
+        raise LoadingError("the template is nested too deeply", where=path, hint="nest it less") from error
 
 
-def _flow_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "application"
+def _check_workflow(source: bytes) -> None:
+    """What can be said of `jobbergate.py` without running it."""
+    try:
+        tree = ast.parse(source, WORKFLOW)
+    except SyntaxError as error:
+        where = f"{WORKFLOW}:{error.lineno}" if error.lineno else WORKFLOW
+        raise LoadingError(f"does not load: {error.msg}", where=where, hint="mend the Python") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise LoadingError(f"does not load: {error}", where=WORKFLOW, hint="mend the Python") from error
+    derives = any(isinstance(node, ast.ClassDef) and node.bases for node in ast.walk(tree))
+    if not derives and b"JobbergateApplication" not in source.replace(b"JobbergateApplicationBase", b""):
+        raise LoadingError(
+            "defines no application class",
+            where=WORKFLOW,
+            hint="define class JobbergateApplication(JobbergateApplicationBase) with a method mainflow(self, data)",
+        )

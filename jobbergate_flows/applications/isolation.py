@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import pickle
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from jobbergate_flows.applications.errors import BY_NAME, ApplicationError, LimitExceeded
 
 _PROGRAM = Path(__file__).parent / "child" / "program.py"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an application's code may take: seconds of each step, bytes of memory, bytes of answers."""
+    """What an application's code may take.
+
+    Args:
+        seconds: Of time, between two questions to a person; once over, all its processes are killed.
+        memory: Bytes of address space of each of its processes.
+        output: Bytes that it may answer, which are its script and supporting files; also of each file it writes.
+        processes: Processes and threads beside its own. Does not hold for root.
+    """
 
     seconds: float = 30.0
     memory: int = 1 << 30
     output: int = 16 << 20
+    processes: int = 64
 
 
 def run_isolated(
@@ -35,55 +46,47 @@ def run_isolated(
     files: Mapping[str, bytes],
     *,
     limits: Limits | None = None,
-    ask: Callable[[dict[str, Any], str | None], Any] | None = None,
+    ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
 ) -> dict[str, Any]:
-    """Run a request of `child/program.py` on a temporary copy of the application.
+    """Have a request served by `child/program.py`, on a temporary copy of the application.
+
+    The process has a session of its own and an environment of PATH and the locale only. What the application prints
+    is dropped, what it warns of is logged. Its process group is killed at the end; a process that it moves to
+    another session is not found, and ends at its own limit of processor time.
 
     Args:
-        request: What to do.
+        request: `do`, and what the deed needs.
         files: The application's files.
         limits: What it may take.
-        ask: Answers a question (described as `child/questions.py` does) with the complaint about the answer before.
-
-    Returns:
-        What the request gives.
+        ask: Answers a question (as `child/questions.py` describes it); gets the complaint about the answer before.
 
     Raises:
-        ApplicationError: What the child found wrong.
+        ApplicationError: What is wrong with the application or the answers.
         LimitExceeded: It took too long, too much memory, or said too much.
     """
     limits = limits or Limits()
-    with tempfile.TemporaryDirectory(prefix="jobbergate-application-") as name:
-        folder = Path(name)
-        application = folder / "application"
-        for path, content in files.items():
-            target = application / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        full = {
-            **request,
-            "folder": str(application),
-            "limits": {"seconds": limits.seconds, "memory": limits.memory, "output": limits.output},
-        }
-        with _Child(application, limits) as child:
-            child.send(full)
-            while True:
-                message = child.receive()
-                if "done" in message:
-                    done: dict[str, Any] = message["done"]
+    with _copied(files) as folder, _Child(folder, limits) as child:
+        child.send({**request, "folder": str(folder), "limits": asdict(limits)})
+        while True:
+            message = child.receive()
+            match message:
+                case {"done": dict() as done}:
+                    for warning in message.get("warnings", ()):
+                        _logger.warning("%s", warning)
                     return done
-                if "error" in message:
-                    kind, said, where, hint = message["error"]
-                    raise BY_NAME.get(kind, ApplicationError)(said, where=where, hint=hint)
-                if ask is None:
-                    raise ApplicationError("the application asks a question, and nobody is there to answer")
-                child.send({"answer": ask(message["ask"], message["complaint"])})
+                case {"error": [str() as kind, said, where, hint]}:
+                    raise BY_NAME.get(kind, ApplicationError)(str(said), where=where, hint=hint)
+                case {"ask": dict() as question} if ask is not None:
+                    child.send(ask(question, message.get("complaint")))
+                case _:
+                    raise _nonsense()
 
 
 class _Child:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._limits = limits
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._searched = 0
         self._received = 0
         self._answers, answers_in = os.pipe()
         try:
@@ -93,82 +96,130 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 cwd=folder,
-                env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "HOME": str(folder)},
+                env={
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "LC_ALL": "C.UTF-8",
+                    # Numerical libraries start a thread for each core, each with address space of its own.
+                    "OMP_NUM_THREADS": "1",
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
                 pass_fds=(answers_in,),
                 start_new_session=True,
             )
-        except BaseException:
+        except OSError as error:
             os.close(self._answers)
-            raise
+            raise ApplicationError(f"the application's process cannot be started: {error}") from error
         finally:
             os.close(answers_in)
+        assert self._process.stdin is not None
+        assert self._process.stderr is not None
+        self._stdin, self._stderr = self._process.stdin, self._process.stderr
 
     def __enter__(self) -> _Child:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         os.close(self._answers)
-        for stream in (self._process.stdin, self._process.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        for stream in (self._stdin, self._stderr):
+            with contextlib.suppress(OSError):
+                stream.close()
 
-    def send(self, message: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
+    def send(self, value: object) -> None:
+        # That it is gone is seen, and said, when it is asked for what it has to say.
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
+            self._stdin.write(pickle.dumps(value))
+            self._stdin.flush()
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self) -> Mapping[str, Any]:
+        """The next message.
+
+        Raises:
+            ApplicationError: The process has ended without one, or says what is none.
+            LimitExceeded
+        """
         deadline = time.monotonic() + self._limits.seconds
-        assert self._process.stderr is not None
-        stderr = self._process.stderr.fileno()
         said = b""
         waiting = select.poll()
         waiting.register(self._answers, select.POLLIN)
-        waiting.register(stderr, select.POLLIN)
-        while b"\n" not in self._buffer:
+        waiting.register(self._stderr, select.POLLIN)
+        while (end := self._buffer.find(b"\n", self._searched)) < 0:
+            self._searched = len(self._buffer)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise LimitExceeded(
                     f"the application took longer than {self._limits.seconds:g} s",
                     hint="look for a loop without an end in jobbergate.py or a template",
                 )
-            for descriptor, _event in waiting.poll(left * 1000):
-                data = os.read(descriptor, 1 << 16)
-                if descriptor == stderr:
-                    said = (said + data)[-4000:]
-                    if not data:
-                        waiting.unregister(stderr)
-                    continue
+            ended = self._process.poll() is not None
+            # Processes that it has left behind may keep the pipe open after its end: so no waiting without an end.
+            ready = dict(waiting.poll(0 if ended else min(left, 0.5) * 1000))
+            if self._answers in ready:
+                data = os.read(self._answers, 1 << 16)
                 if not data:
                     raise self._ended(said)
-                self._received += len(data)
-                self._buffer += data
-                if self._received > self._limits.output:
-                    raise LimitExceeded(
-                        f"the application's output is larger than {self._limits.output} bytes",
-                        hint="render less text",
-                    )
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
+                self._take(data)
+            elif ended:
+                raise self._ended(said)
+            if self._stderr.fileno() in ready:
+                part = os.read(self._stderr.fileno(), 1 << 16)
+                said = (said + part)[-4000:]
+                if not part:
+                    waiting.unregister(self._stderr)
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        self._searched = 0
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            raise _nonsense() from error
+        if not isinstance(message, dict):
+            raise _nonsense()
         return message
 
+    def _take(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self._limits.output:
+            raise LimitExceeded(
+                f"the application's output is larger than {self._limits.output} bytes", hint="render less text"
+            )
+        self._buffer += data
+
     def _ended(self, said: bytes) -> ApplicationError:
-        try:
-            code = self._process.wait(2)
-        except subprocess.TimeoutExpired:
-            code = None
-        if code == -signal.SIGXCPU or code == -signal.SIGKILL:
-            return LimitExceeded(f"the application took longer than {self._limits.seconds:g} s of processor time")
-        if code == -signal.SIGXFSZ:
-            return LimitExceeded("the application wrote a file that is too large")
-        last = said.decode(errors="replace").strip().splitlines()[-1:]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)
+        code = self._process.returncode
+        if code in (-signal.SIGXCPU, -signal.SIGALRM):
+            return LimitExceeded(f"the application took longer than {self._limits.seconds:g} s")
+        last = " ".join(said.decode(errors="replace").strip().splitlines()[-1:])
+        if "MemoryError" in last:
+            return LimitExceeded("the application took more memory than it may")
+        how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
         return ApplicationError(
-            f"the application ended the process that it ran in (exit code {code})" + "".join(f": {t}" for t in last),
+            f"the application ended the process that it ran in ({how}{f'; {last}' if last else ''})",
             where="jobbergate.py",
-            hint="it must not call sys.exit or os._exit",
+            hint="it must not end its process, as os._exit does",
         )
+
+
+@contextlib.contextmanager
+def _copied(files: Mapping[str, bytes]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="jobbergate-application-", ignore_cleanup_errors=True) as name:
+        folder = Path(name).resolve() / "application"
+        folder.mkdir()
+        try:
+            for path, content in files.items():
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(content)
+        except OSError as error:
+            raise ApplicationError(
+                f"the application's files cannot be written to a temporary folder: {error}"
+            ) from error
+        yield folder
+
+
+def _nonsense() -> ApplicationError:
+    return ApplicationError("the application's process answers with what is no answer", where="jobbergate.py")

@@ -58,13 +58,16 @@ def create_application(directory: str | Path, name: str | None = None) -> Path:
     """Write a small application into a new or empty folder, and return the folder.
 
     Raises:
-        LoadingError: The folder holds something.
+        LoadingError: The folder holds something, or cannot be written.
     """
     folder = Path(directory).expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise LoadingError("the folder is not empty", where=str(folder), hint="name a new one")
-    for path, text in _FILES.items():
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text.replace("{name}", name or folder.name) if path == "README.md" else text)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise LoadingError("the folder is not empty", where=str(folder), hint="name a new one")
+        for path, text in _FILES.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text.replace("{name}", name or folder.absolute().name), encoding="utf-8")
+    except OSError as error:
+        raise LoadingError(f"it cannot be written: {error.strerror}", where=str(error.filename or folder)) from error
     return folder

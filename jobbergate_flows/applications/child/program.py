@@ -1,165 +1,95 @@
-"""The separate process: reads requests as JSON lines from its standard input, answers as JSON lines on a descriptor.
+"""The separate process: one request in, its answer out.
 
-What the application prints goes nowhere: it cannot break the answers.
+The request comes pickled on standard input, as do the answers of a person. What is said back is one JSON object a
+line, on a descriptor of its own: what the application prints goes nowhere.
 """
 
 from __future__ import annotations
 
-import copy
-import difflib
 import json
 import os
+import pickle
 import resource
+import signal
 import sys
+import types
+import warnings
 from typing import Any
+
+_OUT_OF_MEMORY = (
+    b'{"error": ["LimitExceeded", "the application took more memory than it may", null,'
+    b' "look for what grows without an end in jobbergate.py or a template"]}\n'
+)
+_MAX_WARNINGS = 20
 
 
 def main() -> None:
     """Serve one request."""
-    answers_to = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
-    os.set_inheritable(answers_to.fileno(), False)
-    requests = os.fdopen(os.dup(0), encoding="utf-8")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    requests = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    request = pickle.load(requests)
+    _take_on(request["limits"], alone=request["do"] != "interview")
+    _stand_in_for_packages()
+    from jobbergate_flows.applications.child.service import serve
+    from jobbergate_flows.applications.errors import ApplicationError
 
     def say(message: dict[str, Any]) -> None:
-        answers_to.write(json.dumps(message) + "\n")
-        answers_to.flush()
-
-    request = json.loads(requests.readline())
-    limit(request["limits"])
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    from problem import Problem
+        rest = memoryview(json.dumps(message, default=str).encode() + b"\n")
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
 
     try:
-        say({"done": serve(request, say, requests)})
-    except Problem as error:
-        say({"error": [error.kind, error.message, error.where, error.hint]})
-    except MemoryError:
-        say({"error": ["LimitExceeded", "the application took more memory than it may", None, None]})
-    except TypeError as error:
-        say({"error": ["InterviewError", f"a value is none that can be passed on: {error}", "jobbergate.py", None]})
-    except RecursionError as error:
-        say({"error": ["LimitExceeded", f"the application went too deep: {error}", None, None]})
-
-
-def limit(limits: dict[str, Any]) -> None:
-    """Take the limits on."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (limits["memory"], limits["memory"]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limits["output"], limits["output"]))
-    seconds = int(limits["seconds"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-
-
-def serve(request: dict[str, Any], say: Any, requests: Any) -> dict[str, Any]:
-    """Do what is asked for."""
-    import explore
-    import workflow
-
-    folder, config = request["folder"], request["config"]
-    if request["do"] == "describe":
-        return explore.explore(folder, config)
-    # The application may change its configuration.
-    application = workflow.load(folder, copy.deepcopy(config))
-    given = dict(request["answers"])
-    used: set[str] = set()
-    if request["do"] == "interview":
-
-        def ask_parent(question: Any, known: dict[str, Any], default: Any) -> Any:
-            return asked(question, known, default, given, used, request["fast"], say, requests)
-
-        workflow.run(application, folder, ask_parent)
-        refuse_unknown(request, given, used)
-        return {"answers": given}
-    parameters = workflow.run(
-        application, folder, lambda question, known, default: answered(question, known, default, given, used)
-    )
-    refuse_unknown(request, given, used)
-    return rendered(request, parameters)
-
-
-def answered(question: Any, known: dict[str, Any], default: Any, given: dict[str, Any], used: set[str]) -> Any:
-    """The answer from the mapping, else the default."""
-    from problem import Problem
-
-    name = question.variablename
-    used.add(name)
-    value = given.get(name, default)
-    if value is None:
-        raise Problem(
-            "MissingAnswer",
-            f"the question {name!r} ({question.said(known)}) has no answer and no default",
-            f"answers.{name}",
-            f"answer it: {name}=...",
-        )
-    try:
-        return question.convert(value)
-    except ValueError as error:
-        whose = "" if name in given else " (the default)"
-        raise Problem(
-            "BadAnswer", f"{value!r}{whose} {error}", f"answers.{name}", f"the question is: {question.said(known)}"
-        ) from None
-
-
-def asked(
-    question: Any,
-    known: dict[str, Any],
-    default: Any,
-    given: dict[str, Any],
-    used: set[str],
-    fast: bool,
-    say: Any,
-    requests: Any,
-) -> Any:
-    """The answer from the mapping, or from whoever is at the parent's terminal, until it is a good one."""
-    from questions import describe
-
-    name = question.variablename
-    if name in given or (fast and default is not None):
-        return answered(question, known, default, given, used)
-    used.add(name)
-    complaint = None
-    while True:
-        say({"ask": describe(question, known, default), "complaint": complaint})
-        value = json.loads(requests.readline())["answer"]
-        try:
-            given[name] = question.convert(default if value is None else value)
-        except ValueError as error:
-            complaint = f"{value!r} {error}"
-        else:
-            return given[name]
-
-
-def refuse_unknown(request: dict[str, Any], given: dict[str, Any], used: set[str]) -> None:
-    """No answer may go astray."""
-    import explore
-    from problem import Problem
-
-    if set(given) <= used:
+        with warnings.catch_warnings(record=True) as caught:
+            done = serve(request, say, lambda: pickle.load(requests))
+        say({"done": done, "warnings": [str(entry.message) for entry in caught[:_MAX_WARNINGS]]})
         return
-    # Answers to questions of other branches are no mistake.
-    known = used | set(explore.explore(request["folder"], request["config"])["form"]["properties"])
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"the questions are {', '.join(sorted(known)) or 'none'}"
-            if name in request["config"]["application_config"]:
-                hint = "it is a default of jobbergate.yaml, which no question asks for; change it there"
-            raise Problem("UnknownAnswer", f"there is no question {name!r}", f"answers.{name}", hint)
+    except ApplicationError as error:
+        message = {"error": [type(error).__name__, error.message, error.where, error.hint]}
+    except MemoryError:
+        message = None
+    except Exception as error:
+        message = {"error": ["ApplicationError", f"{type(error).__name__}: {error}", "jobbergate.py", None]}
+    # Not in the handler: what its error holds on to is free by now.
+    if message is None:
+        os.write(descriptor, _OUT_OF_MEMORY)
+    else:
+        say(message)
 
 
-def rendered(request: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
-    """The job script and its supporting files."""
-    from render import render
+def _take_on(limits: dict[str, Any], *, alone: bool) -> None:
+    seconds = int(limits["seconds"]) + 1
+    # The system's own count bounds the user's from above: so many more processes, not so many in all.
+    with open("/proc/loadavg") as loads:
+        processes = int(loads.read().split()[3].partition("/")[2]) + limits["processes"]
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, limits["memory"]),
+        (resource.RLIMIT_FSIZE, limits["output"]),
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_NPROC, processes),
+    ):
+        _, hard = resource.getrlimit(kind)
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (value, value))
+    if alone:
+        # Whoever started this process ends it in time, unless it was killed itself.
+        signal.alarm(seconds + 5)
 
-    folder = request["folder"]
-    name = parameters.get("job_script_name")
-    return {
-        "name": str(name) if name else None,
-        "text": render(folder, request["entrypoint"], parameters),
-        "files": {output: render(folder, template, parameters) for template, output in request["supporting"].items()},
-    }
+
+def _stand_in_for_packages() -> None:
+    here = os.path.dirname(os.path.abspath(__file__))
+    above = os.path.dirname(here)
+    for name, folder in (
+        ("jobbergate_flows", os.path.dirname(above)),
+        ("jobbergate_flows.applications", above),
+        ("jobbergate_flows.applications.child", here),
+    ):
+        package = types.ModuleType(name)
+        package.__path__ = [folder]
+        sys.modules[name] = package
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The question types, as Jobbergate has them: `variablename, message, ignore=False, default=None`, and their options."""
+"""The question types, with Jobbergate's names and arguments."""
 
 from __future__ import annotations
 
+import copy
 import os
-from typing import Any
-
-from problem import Problem
+import re
+from collections.abc import Sequence
+from typing import Any, Self
 
 _YES = {"true", "yes", "y", "on", "1"}
 _NO = {"false", "no", "n", "off", "0"}
@@ -14,65 +15,92 @@ _NO = {"false", "no", "n", "off", "0"}
 class QuestionBase:
     """A question.
 
-    `ignore` and `default` may be functions of the answers so far; messages and defaults that are texts are formatted with
-    them.
+    Args:
+        variablename: What the answer is called in templates.
+        message: What people are asked.
+        ignore: Whether it is not asked, or a function of the answers so far.
+        default: The answer of who gives none, or a function of the answers so far; None for none.
+
+    Messages and defaults that are texts are formatted with the answers so far.
     """
 
-    def __init__(self, variablename: str, message: str = "", ignore: Any = False, default: Any = None, **_rest: Any):
+    def __init__(self, variablename: str, message: Any = "", ignore: Any = False, default: Any = None) -> None:
         self.variablename = variablename
         self.message = message
         self.ignore = ignore
         self.default = default
+        self.unresolved: QuestionBase = self
 
-    def said(self, answers: dict[str, Any]) -> str:
-        """The message for people."""
-        return formatted(self.message, answers) or self.variablename
+    def resolved(self, answers: dict[str, Any]) -> Self:
+        """This question as it is after these answers: nothing in it is a function or to be formatted any more."""
+        question = copy.copy(self)
+        question.message = str(_solved(self.message, answers)) or self.variablename
+        question.ignore = bool(_solved(self.ignore, answers))
+        question.default = _solved(self.default, answers)
+        question.unresolved = self
+        return question
 
-    def ignored(self, answers: dict[str, Any]) -> bool:
-        """Whether the question is not asked."""
-        return bool(self.ignore(answers) if callable(self.ignore) else self.ignore)
-
-    def default_for(self, answers: dict[str, Any]) -> Any:
-        """The default; None for none."""
-        value = self.default(answers) if callable(self.default) else self.default
-        return formatted(value, answers) if isinstance(value, str) else value
+    def converted_default(self) -> Any:
+        """The default as an answer; as it is where it would be none."""
+        try:
+            return self.default if self.default is None else self.convert(self.default)
+        except ValueError:
+            return self.default
 
     def convert(self, value: Any) -> Any:
-        """The answer as the application gets it. Raises ValueError with what is wrong."""
+        """The answer as the application gets it. Raises ValueError with what is wrong, as the end of a sentence."""
         return value
+
+    def verify(self, answer: Any) -> None:
+        """Raise ValueError where a converted answer does not hold on this machine, or is more than one line."""
 
     def placeholder(self) -> Any:
         """An answer to go on with while the questions are explored."""
-        return ""
+        return "1"
 
     def schema(self) -> dict[str, Any]:
         """The JSON Schema of the answer."""
         return {"type": "string"}
 
+    def described(self) -> dict[str, Any]:
+        """The question for whoever asks it."""
+        return {
+            "kind": type(self).__name__,
+            "variable": self.variablename,
+            "message": self.message,
+            "default": self.default,
+        }
 
-class Text(QuestionBase):
-    """A line of text."""
 
+class _Line(QuestionBase):
     def convert(self, value: Any) -> str:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError("is no text")
         return str(value)
 
+    def verify(self, answer: str) -> None:
+        # It goes into a script, where a second line would be a command of its own.
+        if re.search(r"[\n\r\0]", answer):
+            raise ValueError("is more than one line")
+
+
+class Text(_Line):
+    """A line of text."""
+
 
 class Integer(QuestionBase):
-    """A whole number, between `minval` and `maxval`."""
+    """A whole number from `minval` to `maxval`; None for no such limit."""
 
-    def __init__(self, variablename: str, message: str = "", minval: Any = None, maxval: Any = None, **rest: Any):
+    def __init__(
+        self, variablename: str, message: Any = "", minval: Any = None, maxval: Any = None, **rest: Any
+    ) -> None:
         super().__init__(variablename, message, **rest)
         self.minval, self.maxval = minval, maxval
 
     def convert(self, value: Any) -> int:
-        if isinstance(value, bool) or (isinstance(value, float) and value != int(value)):
+        number = _whole(value)
+        if number is None:
             raise ValueError("is no whole number")
-        try:
-            number = int(value)
-        except (TypeError, ValueError):
-            raise ValueError("is no whole number") from None
         if self.minval is not None and number < self.minval:
             raise ValueError(f"is less than the minimum of {self.minval}")
         if self.maxval is not None and number > self.maxval:
@@ -80,129 +108,150 @@ class Integer(QuestionBase):
         return number
 
     def placeholder(self) -> int:
-        number = 0 if self.minval is None else int(self.minval)
-        return number if self.maxval is None else min(number, int(self.maxval))
+        number = max(1, self.minval) if self.minval is not None else 1
+        return int(number if self.maxval is None else min(number, self.maxval))
 
     def schema(self) -> dict[str, Any]:
         limits = {"minimum": self.minval, "maximum": self.maxval}
         return {"type": "integer", **{name: value for name, value in limits.items() if value is not None}}
 
+    def described(self) -> dict[str, Any]:
+        return {**super().described(), "minimum": self.minval, "maximum": self.maxval}
+
 
 class _Choosing(QuestionBase):
-    def __init__(self, variablename: str, message: str = "", choices: Any = (), **rest: Any):
+    def __init__(self, variablename: str, message: Any = "", choices: Any = (), **rest: Any) -> None:
         super().__init__(variablename, message, **rest)
         self.choices = choices
 
-    def options(self) -> list[tuple[str, Any]]:
-        """Label and value of each choice."""
-        choices = self.choices() if callable(self.choices) else self.choices
-        return [
-            (str(choice[0]), choice[1])
-            if isinstance(choice, tuple | list) and len(choice) == 2
-            else (str(choice), choice)
-            for choice in choices
-        ]
+    def resolved(self, answers: dict[str, Any]) -> Self:
+        question = super().resolved(answers)
+        question.choices = [_option(choice) for choice in _solved(self.choices, answers)]
+        return question
+
+    @property
+    def options(self) -> Sequence[tuple[str, Any]]:
+        """Label and value of each choice of a resolved question."""
+        return self.choices  # type: ignore[no-any-return]
 
     def chosen(self, value: Any) -> Any:
-        """The value of a choice given by its value or its label."""
-        options = self.options()
-        for _, option in options:
+        """The value of a choice that is given by its value, its text, or its label."""
+        for _, option in self.options:
             if option == value and isinstance(option, bool) == isinstance(value, bool):
                 return option
-        for label, option in options:
-            if label == str(value) or str(option) == str(value):
+        for _, option in self.options:
+            if str(option) == str(value):
                 return option
-        raise ValueError(f"is none of {', '.join(str(option) for _, option in options)}")
+        for label, option in self.options:
+            if label == value:
+                return option
+        raise ValueError(f"is none of {', '.join(str(option) for _, option in self.options) or 'no choices'}")
 
-    def labels(self) -> str:
-        """`value: label` of the choices whose labels differ from their values."""
-        told = [f"{option}: {label}" for label, option in self.options() if label != str(option)]
-        return "; ".join(told)
+    def choice_schema(self) -> dict[str, Any]:
+        """The JSON Schema of one choice."""
+        values = [option for _, option in self.options]
+        kinds = {_json_type(value) for value in values}
+        return {"enum": values, **({"type": kinds.pop()} if len(kinds) == 1 else {})}
+
+    def described(self) -> dict[str, Any]:
+        return {**super().described(), "choices": self.options}
 
 
 class List(_Choosing):
-    """One of several choices."""
+    """One of several choices; a choice may be `(label, value)`."""
 
     def convert(self, value: Any) -> Any:
         return self.chosen(value)
 
     def placeholder(self) -> Any:
-        options = self.options()
-        return options[0][1] if options else None
+        return self.options[0][1] if self.options else ""
 
     def schema(self) -> dict[str, Any]:
-        values = [option for _, option in self.options()]
-        kinds = {_json_type(value) for value in values}
-        return {"enum": values, **({"type": kinds.pop()} if len(kinds) == 1 else {})}
+        return self.choice_schema()
 
 
 class Checkbox(_Choosing):
-    """Any of several choices."""
+    """Any of several choices; a choice may be `(label, value)`. The answer is a list."""
 
     def convert(self, value: Any) -> list[Any]:
         if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
+            whole = value in (text for label, option in self.options for text in (label, str(option)))
+            value = [value] if whole else [part.strip() for part in value.split(",") if part.strip()]
         if not isinstance(value, list | tuple):
             raise ValueError("is no list")
-        return [self.chosen(entry) for entry in value]
+        answer: list[Any] = []
+        for entry in value:
+            try:
+                option = self.chosen(entry)
+            except ValueError as error:
+                raise ValueError(f"holds {entry!r}, which {error}") from error
+            if option not in answer:
+                answer.append(option)
+        return answer
 
     def placeholder(self) -> list[Any]:
-        return []
+        return [option for _, option in self.options[:1]]
 
     def schema(self) -> dict[str, Any]:
-        values = [option for _, option in self.options()]
-        kinds = {_json_type(value) for value in values}
-        items = {"enum": values, **({"type": kinds.pop()} if len(kinds) == 1 else {})}
-        return {"type": "array", "items": items, "uniqueItems": True}
+        return {"type": "array", "items": self.choice_schema(), "uniqueItems": True}
 
 
-class _Path(QuestionBase):
-    kind = "path"
+class _Path(_Line):
+    kind = ""
 
-    def __init__(self, variablename: str, message: str = "", exists: Any = None, **rest: Any):
+    def __init__(self, variablename: str, message: Any = "", exists: bool | None = None, **rest: Any) -> None:
         super().__init__(variablename, message, **rest)
         self.exists = exists
 
-    def there(self, path: str) -> bool:
+    def is_kind(self, path: str) -> bool:
         raise NotImplementedError
 
     def convert(self, value: Any) -> str:
-        if not isinstance(value, str):
+        if not isinstance(value, str | os.PathLike):
             raise ValueError("is no path")
-        if self.exists and not self.there(os.path.expanduser(value)):
-            raise ValueError(f"is no {self.kind} that exists here")
-        return value
+        return str(value)
+
+    def verify(self, answer: str) -> None:
+        super().verify(answer)
+        path = os.path.expanduser(answer)
+        there = os.path.lexists(path)
+        if there and self.exists is False:
+            raise ValueError("exists already")
+        if (there or self.exists) and not self.is_kind(path):
+            raise ValueError(f"is no {self.kind}" if there else f"is no {self.kind} that exists on this machine")
 
 
 class Directory(_Path):
-    """A directory; with `exists`, one that is there."""
+    """A directory. `exists`: True for one that is there, False for one that is not, None for either."""
 
     kind = "directory"
 
-    def there(self, path: str) -> bool:
+    def is_kind(self, path: str) -> bool:
         return os.path.isdir(path)
+
+    def placeholder(self) -> str:
+        return "."
 
 
 class File(_Path):
-    """A file; with `exists`, one that is there."""
+    """A file. `exists`: True for one that is there, False for one that is not, None for either."""
 
     kind = "file"
 
-    def there(self, path: str) -> bool:
+    def is_kind(self, path: str) -> bool:
         return os.path.isfile(path)
+
+    def placeholder(self) -> str:
+        return "README.md"
 
 
 class Confirm(QuestionBase):
     """Yes or no."""
 
     def convert(self, value: Any) -> bool:
-        if isinstance(value, bool):
-            return value
         word = str(value).strip().lower()
-        if word in _YES:
-            return True
-        if word in _NO:
-            return False
+        if isinstance(value, bool | int | str) and word in _YES | _NO:
+            return word in _YES
         raise ValueError("is neither yes nor no")
 
     def placeholder(self) -> bool:
@@ -218,58 +267,53 @@ class BooleanList(Confirm):
     def __init__(
         self,
         variablename: str,
-        message: str = "",
+        message: Any = "",
         default: Any = None,
         ignore: Any = False,
-        whentrue: Any = None,
-        whenfalse: Any = None,
-        **rest: Any,
-    ):
-        super().__init__(variablename, message, ignore=ignore, default=default, **rest)
+        whentrue: Sequence[QuestionBase] | None = None,
+        whenfalse: Sequence[QuestionBase] | None = None,
+    ) -> None:
+        super().__init__(variablename, message, ignore=ignore, default=default)
         self.whentrue, self.whenfalse = list(whentrue or ()), list(whenfalse or ())
-
-    def children(self, answer: bool) -> list[QuestionBase]:
-        """The questions that follow this answer."""
-        return self.whentrue if answer else self.whenfalse
 
 
 class Const(QuestionBase):
-    """A value that is never asked for."""
+    """A value that is never asked for: its default."""
 
-    def __init__(self, variablename: str, *args: Any, **rest: Any):
-        super().__init__(variablename, **({"default": args[-1], **rest} if args else rest))
-        self.message = self.message or variablename
+    def __init__(self, variablename: str, default: Any = None, **rest: Any) -> None:
+        super().__init__(variablename, default=default, **rest)
 
 
-def formatted(text: Any, answers: dict[str, Any]) -> str:
-    """A text with the answers filled in; as it is where they do not fit."""
+def _solved(value: Any, answers: dict[str, Any]) -> Any:
+    if callable(value):
+        return value(answers)
+    if not isinstance(value, str):
+        return value
     try:
-        return str(text).format(**answers)
-    except (KeyError, IndexError, ValueError, AttributeError):
-        return str(text)
+        return value.format(**answers)
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
+        # Braces that are not meant for it, as in a default `${HOME}`.
+        return value
 
 
-def describe(question: QuestionBase, answers: dict[str, Any], default: Any) -> dict[str, Any]:
-    """A question for whoever asks it."""
-    return {
-        "type": type(question).__name__,
-        "variable": question.variablename,
-        "message": question.said(answers),
-        "default": default,
-        "choices": question.options() if isinstance(question, _Choosing) else None,
-        "minimum": getattr(question, "minval", None),
-        "maximum": getattr(question, "maxval", None),
-    }
+def _option(choice: Any) -> tuple[str, Any]:
+    if isinstance(choice, tuple | list) and len(choice) == 2:
+        return str(choice[0]), choice[1]
+    return str(choice), choice
 
 
-def check(question: Any) -> QuestionBase:
-    """A question, or the error that it is none."""
-    if not isinstance(question, QuestionBase):
-        raise Problem("LoadingError", f"{question!r} is no question", "jobbergate.py", "return a list of questions")
-    return question
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"\s*[+-]?[0-9]{1,1000}\s*", value) else None
+    return value if isinstance(value, int) else None
 
 
 def _json_type(value: Any) -> str:
     if isinstance(value, bool):
         return "boolean"
-    return {int: "integer", float: "number", str: "string"}.get(type(value), "object")
+    names = {int: "integer", float: "number", str: "string", list: "array", tuple: "array", type(None): "null"}
+    return names.get(type(value), "object")
