@@ -113,14 +113,19 @@ class PostgresClaims:
                 self._connection = None
 
     def _ask(self, query: str, key: str) -> bool:
+        is_new = False
         if self._connection is None or self._connection.invalidated or self._connection.closed:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+            is_new = True
         try:
             return bool(self._connection.execute(sa.text(query), {"key": key}).scalar())
         except sa.exc.OperationalError:
             self._connection.close()
             self._connection = None
-            raise
+            if is_new:
+                raise
+            # The database was restarted, perhaps long ago.
+            return self._ask(query, key)
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

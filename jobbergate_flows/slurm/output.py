@@ -88,7 +88,7 @@ class OutputFollower:
         offset = self.offsets.get(path, 0)
         try:
             chunk = await self._cluster.read(path, offset=offset, limit=limit)
-        except (ClusterUnreachable, FileRefused):
+        except (ClusterUnreachable, FileRefused, OSError):
             return 0, []
         if chunk is None:
             return 0, []
