@@ -39,7 +39,6 @@ from tests.cluster.guard import guard  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, missing  # noqa: E402
 
-
 guard.watch("folder", str(_HOME))
 
 
