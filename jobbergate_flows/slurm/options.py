@@ -179,7 +179,9 @@ class SlurmResources(BaseModel):
         description="Whether Slurm may start the job again by itself when a node fails or it is preempted.",
     )
     extra: dict[Annotated[str, StringConstraints(max_length=64)], str] = Field(
-        default_factory=dict, title="Further options", description="Other sbatch options: name and value."
+        default_factory=dict,
+        title="Further options",
+        description='Other sbatch options as JSON, name and value: {"nodelist": "node7", "hint": "nomultithread"}.',
     )
 
     @model_validator(mode="before")

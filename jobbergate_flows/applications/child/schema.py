@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import time
 from collections.abc import Iterator, Sequence
@@ -148,22 +149,41 @@ def _property(met: Sequence[QuestionBase], condition: str | None) -> dict[str, A
     for other in met[1:]:
         schema = _merged(schema, other.schema())
     notes = [condition] if condition else []
-    if labels := _labels(met):
-        notes.append(f"{labels}.")
+    if range_ := _range(schema):
+        notes.append(range_)
     if any(_depends(question.unresolved.default) for question in met) or len({repr(q.default) for q in met}) > 1:
         notes.append("Its default depends on other answers.")
     elif first.default is not None and _is_answer(first, first.default):
         schema = {**schema, "default": first.convert(first.default)}
-    # What depends on other answers would show the answers that were made up here.
-    title = first.variablename if _depends(first.unresolved.message) else first.message
-    description = {"description": " ".join(notes)} if notes else {}
-    return {"title": title, **description, **schema}
+    # Prefect's forms show descriptions as Markdown, and make one line of two that no empty one parts.
+    described = "\n\n".join([" ".join(notes)] * bool(notes) + [f"- {label}" for label in _labels(met)])
+    return {"title": _title(first), **({"description": described} if described else {}), **schema}
 
 
-def _labels(met: Sequence[QuestionBase]) -> str:
+def _title(question: QuestionBase) -> str:
+    """The message; for what depends on other answers, without the answers that were made up here."""
+    message = question.unresolved.message
+    if not _depends(message):
+        return str(question.message)
+    if callable(message):
+        return question.variablename
+    parts = string.Formatter().parse(message)
+    return "".join(text + (f"<{name}>" if name else "") for text, name, _, _ in parts)
+
+
+def _range(schema: dict[str, Any]) -> str:
+    lowest, highest = schema.get("minimum"), schema.get("maximum")
+    if lowest is not None and highest is not None:
+        return f"From {lowest} to {highest}."
+    if lowest is not None:
+        return f"At least {lowest}."
+    return "" if highest is None else f"At most {highest}."
+
+
+def _labels(met: Sequence[QuestionBase]) -> list[str]:
     options = [option for question in met if isinstance(question, _Choosing) for option in question.options]
-    told = {f"{value}: {label}": None for label, value in options if label != str(value)}
-    return "; ".join(told)
+    told = [f"{value}: {label}" for label, value in options if label != str(value)]
+    return [re.sub(r"([\\`*<\[])", r"\\\1", text) for text in dict.fromkeys(told)]
 
 
 def _depends(text: Any) -> bool:
@@ -210,9 +230,10 @@ def _condition(name: str, paths: Sequence[Path]) -> str:
         asked = {_told(path.decisions[decision]): None for path in ways if name in path.met}
         left = {_told(path.decisions[decision]): None for path in ways if name not in path.met}
         if left and not asked.keys() & left.keys():
+            title = _title(first.met[decision])
             if len(left) < len(asked):
-                return f"Applies unless {decision} is {' or '.join(left)}."
-            return f"Applies when {decision} is {' or '.join(asked)}."
+                return f'Applies unless "{title}" is {" or ".join(left)}.'
+            return f'Applies when "{title}" is {" or ".join(asked)}.'
     return "Applies to some answers only."
 
 
