@@ -14,7 +14,7 @@ from prefect.states import Cancelled, Failed
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.callables import parameter_schema
-from pydantic import WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import aload_application, astore_application, pin
@@ -152,17 +152,24 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
     run.__name__ = run.__qualname__ = re.sub(r"\W+", "_", application.name)
     run.__doc__ = f"Run {application.name} on Slurm.\n{_PARAMETERS}"
     needed: Any = {} if not interface.form.get("required") else inspect.Parameter.empty
-    annotations: list[tuple[str, Any, Any]] = [
-        ("application", Literal[pinned], pinned),
-        ("answers", answers, needed),
-        ("resources", resources, {}),
-        ("directory", str, "~"),
-        ("job_name", str, ""),
+    # In the order of the form: what people fill in first, what they cannot change last.
+    fields: list[tuple[str, str, Any, Any]] = [
+        ("answers", "Answers", answers, needed),
+        ("directory", "Directory", str, "~"),
+        ("job_name", "Job name", str, ""),
+        ("resources", "Resources", resources, {}),
+        ("application", "Application", Literal[pinned], pinned),
     ]
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-            for name, annotation, default in annotations
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                # Prefect replaces a field's own title with the parameter's name, but not this one.
+                annotation=Annotated[annotation, Field(json_schema_extra={"title": title})],
+                default=default,
+            )
+            for name, title, annotation, default in fields
         ]
     )
     return run
