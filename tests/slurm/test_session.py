@@ -1,0 +1,232 @@
+"""A session with a cluster: submit, wait with states and output, cancel, and go on after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm.errors import ClusterUnreachable, JobNotFound, SubmissionCancelled, SubmissionHeld
+from jobbergate_flows.slurm.jobs import JobStatus, Phase, Unreachable
+from jobbergate_flows.slurm.ledger import Ledger, SubmissionStatus
+from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.output import OutputLine
+from jobbergate_flows.slurm.session import ClusterSession
+from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
+from tests.cluster.waiting import await_until
+from tests.slurm.fakes import FaultyCluster, ScriptedCluster, a_job, raising
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    opened = Ledger.open(tmp_path / "ledger.sqlite3")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[FaultyCluster]:
+    faulty = FaultyCluster(tmp_path / "jobs")
+    yield faulty
+    await faulty.cancel([str(number) for number in range(1, 10)])
+
+
+@pytest.fixture
+def session(cluster: FaultyCluster, ledger: Ledger) -> ClusterSession:
+    return ClusterSession(cluster, ledger, grace=0.05)
+
+
+class Site:
+    """A base directory, and scripts that wait for a word."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def order(self, session_key: object, text: str, **options: object) -> SubmissionOrder:
+        script = JobScript(name="test", text=f"#!/bin/sh\n{text}\n")
+        return SubmissionOrder(script, SlurmResources(), str(self.folder), session_key, **options)  # type: ignore[arg-type]
+
+    def waits_for(self, word: str) -> str:
+        return f"while [ ! -e {self.folder}/{word} ]; do sleep 0.05; done"
+
+    def has_secrets(self) -> bool:
+        return any(self.folder.rglob(SECRET_FILE))
+
+    def say(self, word: str) -> None:
+        (self.folder / word).touch()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return Site(folder)
+
+
+async def test_a_job_is_followed_to_its_end_and_the_ledger_knows_it(
+    session: ClusterSession, ledger: Ledger, site: Site
+) -> None:
+    order = site.order(await session.key("run", "script"), f"echo out\necho err >&2\n{site.waits_for('end')}\nexit 4")
+    job = await session.submit(order)
+    statuses: list[JobStatus] = []
+    lines: list[OutputLine] = []
+
+    async def show_status(status: JobStatus) -> None:
+        statuses.append(status)
+        if status.phase is Phase.RUNNING:
+            site.say("end")
+
+    async def show_output(found: Sequence[OutputLine]) -> None:
+        lines.extend(found)
+
+    final = await session.wait(job, on_status=show_status, on_output=show_output)
+
+    assert [status.name for status in statuses][-2:] == ["Running", "Failed"]
+    assert final == statuses[-1]
+    assert str(final.exit_code) == "4:0"
+    assert sorted(line.text for line in lines) == ["err", "out"]
+    row = ledger.get(job.key)
+    assert row is not None
+    assert (row.status, row.final_state, row.message) == (SubmissionStatus.FINAL, "Failed", final.message)
+    assert sum(row.output_offsets.values()) == len("out\nerr\n")
+
+
+async def test_a_run_that_died_gets_its_job_back_until_its_end_was_told(session: ClusterSession, site: Site) -> None:
+    first = await session.submit(site.order(await session.key("run", "script"), "true"))
+    await session.wait(first)
+
+    again = await session.submit(site.order(await session.key("run", "script"), "true"))
+    assert again == first
+
+    await session.mark_told(first)
+    retried = await session.submit(site.order(await session.key("run", "script"), "true"))
+    assert retried.job_id != first.job_id
+    assert (await session.key(None, "script")) != (await session.key(None, "script"))
+
+
+async def test_runs_whose_end_was_not_told_are_unfinished(session: ClusterSession, site: Site) -> None:
+    job = await session.submit(site.order(await session.key("run", "script"), "true", flow_run_id="run"))
+    assert await session.unfinished_flow_runs() == {"run"}
+
+    await session.wait(job)
+    assert await session.unfinished_flow_runs() == {"run"}
+
+    await session.mark_told(job)
+    assert await session.unfinished_flow_runs() == set()
+
+
+async def test_output_goes_on_after_a_restart_where_it_was(
+    session: ClusterSession, cluster: FaultyCluster, ledger: Ledger, site: Site
+) -> None:
+    script = f"echo before\n{site.waits_for('restart')}\necho after"
+    job = await session.submit(site.order(await session.key("run", "script"), script))
+    before: list[str] = []
+    shown = asyncio.Event()
+
+    async def show_before(lines: Sequence[OutputLine]) -> None:
+        before.extend(line.text for line in lines)
+        shown.set()
+
+    first_life = asyncio.create_task(session.wait(job, on_output=show_before))
+    await asyncio.wait_for(shown.wait(), 20)
+
+    async def recorded() -> bool:
+        row = ledger.get(job.key)
+        return row is not None and bool(row.output_offsets)
+
+    await await_until(recorded, 10, "the record of what was shown")
+    first_life.cancel()
+    site.say("restart")
+    after: list[str] = []
+
+    async def show_after(lines: Sequence[OutputLine]) -> None:
+        after.extend(line.text for line in lines)
+
+    await ClusterSession(cluster, ledger).wait(job, on_output=show_after)
+
+    assert (before, after) == (["before"], ["after"])
+
+
+async def test_output_that_could_not_be_handed_over_is_handed_over_later(session: ClusterSession, site: Site) -> None:
+    job = await session.submit(site.order(await session.key("run", "script"), f"echo one\n{site.waits_for('end')}"))
+    handed: list[str] = []
+    tries = 0
+
+    async def show(lines: Sequence[OutputLine]) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            site.say("end")
+            raise ConnectionError("the server is away")
+        handed.extend(line.text for line in lines)
+
+    status = await session.wait(job, on_output=show)
+
+    assert status.name == "Completed"
+    assert handed == ["one"]
+
+
+async def test_cancelling_ends_the_job_and_the_wait(session: ClusterSession, ledger: Ledger, site: Site) -> None:
+    job = await session.submit(site.order(await session.key("run", "script"), "exec sleep 600"))
+    waiting = asyncio.create_task(session.wait(job))
+
+    await session.cancel(job)
+    status = await asyncio.wait_for(waiting, 30)
+
+    assert status.phase is Phase.CANCELLED
+    row = ledger.get(job.key)
+    assert row is not None
+    assert (row.cancel_requested, row.final_state) == (True, "Cancelled")
+
+
+async def test_cancelling_a_flow_run_reaches_all_that_it_submits(
+    session: ClusterSession, cluster: FaultyCluster, site: Site
+) -> None:
+    running = await session.submit(site.order(await session.key("run", "one"), "exec sleep 600", flow_run_id="run"))
+    done = await session.submit(site.order(await session.key("run", "done"), "true", flow_run_id="run"))
+    await session.wait(done)
+    cluster.before_submit = raising(SubmissionHeld("a limit"))
+    held = asyncio.Event()
+    submitting = asyncio.create_task(
+        session.submit(
+            site.order(await session.key("run", "two"), "true", flow_run_id="run"), on_wait=lambda _why: held.set()
+        )
+    )
+    await asyncio.wait_for(held.wait(), 10)
+
+    rows = await session.cancel_flow_run("run")
+
+    assert {row.call: row.job_id for row in rows} == {"one": running.job_id, "two": None}
+    with pytest.raises(SubmissionCancelled):
+        await asyncio.wait_for(submitting, 10)
+    assert (await asyncio.wait_for(session.wait(running), 30)).phase is Phase.CANCELLED
+    settled = await session.settle_cancelled(next(row for row in rows if row.call == "two"))
+    assert settled is None
+    assert await session.cancel_flow_run("unheard-of") == []
+
+
+async def test_a_job_that_the_cluster_does_not_know_is_not_found(session: ClusterSession) -> None:
+    with pytest.raises(JobNotFound, match="12345"):
+        await session.status(a_job("12345"))
+
+
+async def test_a_cluster_that_does_not_answer_is_said_to_be_unreachable(ledger: Ledger, tmp_path: Path) -> None:
+    session = ClusterSession(ScriptedCluster(tmp_path, {"1": Unreachable("away")}), ledger)
+
+    with pytest.raises(ClusterUnreachable, match="away"):
+        await session.status(a_job())
+
+
+async def test_a_secret_is_removed(session: ClusterSession, ledger: Ledger, site: Site) -> None:
+    order = replace(site.order(await session.key("run", "script"), "true"), secret="s3cret")
+    job = await session.submit(order)
+    assert site.has_secrets()
+
+    await session.remove_secret(job)
+    await session.remove_secret(job)
+
+    assert not site.has_secrets()
