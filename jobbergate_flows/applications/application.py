@@ -328,8 +328,18 @@ def _text(files: Mapping[str, bytes], path: str) -> str:
 
 
 def _parse_template(path: str, text: str) -> jinja2.nodes.Template:
+    environment = jinja2.Environment()
     try:
-        return jinja2.Environment().parse(text)
+        template = environment.parse(text)
+        # Not compiled to find them: that computes what is constant, `{{ 2 ** 2 ** 40 }}` too, here and without a limit.
+        for kind, node_type, known in (
+            ("filter", jinja2.nodes.Filter, environment.filters),
+            ("test", jinja2.nodes.Test, environment.tests),
+        ):
+            for node in template.find_all(node_type):
+                if node.name not in known:
+                    raise jinja2.TemplateSyntaxError(f"there is no {kind} {node.name!r}", node.lineno)
+        return template
     except jinja2.TemplateSyntaxError as error:
         raise LoadingError(
             f"the template does not parse: {error.message}", where=f"{path}:{error.lineno}", hint="mend the template"
