@@ -18,7 +18,8 @@ _SHORT = {
 }  # fmt: skip
 _FLAGS = {
     "hold", "no-kill", "overcommit", "oversubscribe", "exclusive", "requeue", "no-requeue", "contiguous",
-    "verbose", "quiet", "wait", "help", "usage", "version", "spread-job", "use-min-nodes", "reboot", "ignore-pbs", "parsable", "test-only",
+    "verbose", "quiet", "wait", "spread-job", "use-min-nodes", "reboot", "ignore-pbs", "parsable", "test-only",
+    "help", "usage", "version",
 }  # fmt: skip
 
 

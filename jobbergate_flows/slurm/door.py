@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import pwd
+import signal
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -104,7 +105,7 @@ class OwnAccountDoor:
                 stdout, stderr = await _communicate(process, stdin.encode())
         except (TimeoutError, _TooMuch):
             _kill(process)
-            await process.wait()
+            await _discard(process)
             return CommandResult("", "", None)
         except BaseException:
             _kill(process)
@@ -174,8 +175,17 @@ async def _read_all(stream: asyncio.StreamReader) -> bytes:
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:
+    # With what it started: a pipe that somebody holds open has no end.
     with contextlib.suppress(ProcessLookupError):
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _discard(process: asyncio.subprocess.Process) -> None:
+    """Read the rest of a killed command's output, without which asyncio does not see its end."""
+    for stream in (process.stdout, process.stderr):
+        while stream is not None and await stream.read(1 << 20):
+            pass
+    await process.wait()
 
 
 def _check_directory(directory: str) -> None:
@@ -282,12 +292,15 @@ def _read(path: str, offset: int, limit: int) -> FileChunk | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
         raise FileRefused(f"the file cannot be read: {error.strerror}", where=path) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise FileRefused("this is no regular file", where=path)
-        file.seek(offset)
-        return FileChunk(file.read(limit), offset, status.st_size)
+        return FileChunk(os.pread(descriptor, limit, offset), offset, status.st_size)
+    except OSError as error:
+        raise FileRefused(f"the file cannot be read: {error.strerror}", where=path) from error
+    finally:
+        os.close(descriptor)
 
 
 def _list_files(directory: str, limit: int) -> list[FileEntry]:

@@ -162,7 +162,9 @@ def summarize(
         phase, name = (Phase.PENDING, "Queued") if len(rows) == 1 else (Phase.RUNNING, "Running")
     message = _message(row, meaning, users or {})
     if row.array_task_id is not None or len(rows) > 1:
-        message = f"{len(rows)} tasks: {_counts(rows)}" + (f"; {message}" if final else "")
+        message = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'}: {_counts(rows)}" + (
+            f"; {message}" if final else ""
+        )
     return JobStatus(
         phase=phase,
         name=name,
@@ -233,4 +235,3 @@ def parse_state(text: str) -> tuple[str, int | None]:
     word = re.split(r"[\s+]", text, maxsplit=1)[0]
     by = re.search(r"\bby (\d+)$", text)
     return word, int(by[1]) if by else None
-

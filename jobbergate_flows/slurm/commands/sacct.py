@@ -94,7 +94,7 @@ class SacctFind:
             if self.witness is not None and job_id == self.witness.job_id:
                 witnessed = True
             # Accounting takes names that differ in case for the same.
-            elif name == self.job_name and job_id.isdigit():
+            if name == self.job_name and job_id.isdigit():
                 found.setdefault(job_id, FoundJob(job_id, time_of(submit), parse_state(state)[0]))
         return list(found.values()), witnessed
 

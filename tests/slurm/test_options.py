@@ -1,0 +1,153 @@
+"""sbatch options as one model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+
+from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
+from jobbergate_flows.slurm.errors import OptionRefused
+from jobbergate_flows.slurm.options import (
+    SlurmResources,
+    check_resources,
+    parse_option_arguments,
+    resources_of,
+    resources_schema,
+)
+
+
+def test_options_become_arguments_of_one_word_each() -> None:
+    resources = SlurmResources(
+        partition="debug", time_limit="1:30:00", nodes="2-4", tasks=8, memory="4G", array="0-9%4", exclusive=True,
+        extra={"nice": "100", "contiguous": "", "output": "logs/my job-%a.out"},
+    )  # fmt: skip
+
+    assert resources.to_arguments() == (
+        "--partition=debug", "--time=1:30:00", "--nodes=2-4", "--ntasks=8", "--mem=4G", "--array=0-9%4", "--exclusive",
+        "--no-requeue", "--nice=100", "--contiguous", "--output=logs/my job-%a.out",
+    )  # fmt: skip
+
+
+def test_whether_a_job_may_be_requeued_is_always_said() -> None:
+    assert SlurmResources().to_arguments() == ("--no-requeue",)
+    assert SlurmResources(requeue=True).to_arguments() == ("--requeue",)
+
+
+def test_a_job_whose_dependency_fails_does_not_wait_for_ever() -> None:
+    assert "--kill-on-invalid-dep=yes" in SlurmResources(dependency="afterok:1:2,afterany:3").to_arguments()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("time_limit", "five minutes"),
+        ("time_limit", "-5"),
+        ("time_limit", "1:2:3:4"),
+        ("time_limit", "5\n#SBATCH --uid=0"),
+        ("nodes", "0"),
+        ("nodes", "4-2"),
+        ("nodes", True),
+        ("tasks", 0),
+        ("tasks", -1),
+        ("tasks", 10**9),
+        ("cpus_per_task", "many"),
+        ("memory", "-4G"),
+        ("memory", "4 G"),
+        ("gpus", "a100:-1"),
+        ("partition", "de bug"),
+        ("partition", "--uid=0"),
+        ("partition", "debug\n"),
+        ("array", "0-9;rm"),
+        ("dependency", "afterok:$(id)"),
+        ("mail_user", "me@example.org\nroot"),
+        ("account", "ärger"),
+        ("extra", {"nice": "-5"}),
+        ("extra", {"output": "a\nb"}),
+        ("extra", {"hold": "yes"}),
+    ],
+)
+def test_a_malformed_value_is_refused_by_its_name(field: str, value: Any) -> None:
+    with pytest.raises(OptionRefused) as refused:
+        check_resources({field: value})
+
+    assert "resources" in str(refused.value)
+    assert field in str(refused.value) or str(next(iter(value))) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wrap", "uid", "gid", "chdir", "job-name", "comment", "export", "export-file", "parsable", "wait", "test-only",
+     "get-user-env", "propagate", "bell", "clusters", "nosuch"],
+)  # fmt: skip
+def test_options_that_are_ours_or_dangerous_are_not_to_be_had(name: str) -> None:
+    with pytest.raises(OptionRefused, match=name):
+        check_resources({"extra": {name: "1"}})
+    with pytest.raises(OptionRefused, match=name):
+        parse_option_arguments([f"--{name}=1"])
+
+
+def test_an_unknown_field_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(OptionRefused, match=r"resources\.cores: there is no such option \(known are partition"):
+        check_resources({"cores": 4})
+
+
+def test_two_ways_to_ask_for_memory_exclude_one_another() -> None:
+    with pytest.raises(OptionRefused, match="exclude one another"):
+        check_resources({"memory": "4G", "memory_per_cpu": "1G"})
+
+
+def test_an_emptied_field_of_a_form_says_nothing() -> None:
+    resources = check_resources({"partition": "", "tasks": None, "time_limit": "5"})
+
+    assert resources == SlurmResources(time_limit="5")
+    assert resources.over(SlurmResources(partition="debug")).partition == "debug"
+
+
+def test_what_is_asked_goes_over_what_the_script_says() -> None:
+    script = resources_of(
+        parse_directives("#!/bin/sh\n#SBATCH -t 5 --mem=4G --requeue --nice=5 --uid=0 -n x\n#SBATCH -J name\n")
+    )
+    assert script == SlurmResources(time_limit="5", memory="4G", requeue=True, extra={"nice": "5"})
+
+    together = SlurmResources(memory_per_cpu="1G", extra={"hint": "nomultithread"}).over(script)
+
+    assert together.time_limit == "5"
+    assert together.memory is None
+    assert together.memory_per_cpu == "1G"
+    assert together.requeue
+    assert together.extra == {"nice": "5", "hint": "nomultithread"}
+
+
+def test_a_script_that_contradicts_itself_can_still_be_shown() -> None:
+    said = resources_of(parse_parameters(["--mem=4G", "--mem-per-cpu=1G", "--time=soon", "--nice=1"]))
+
+    assert said == SlurmResources(memory="4G", extra={"nice": "1"})
+
+
+def test_arguments_of_the_command_line_are_the_same_options() -> None:
+    assert parse_option_arguments(["--time=5", "-p debug", "--exclusive"]) == SlurmResources(
+        time_limit="5", partition="debug", exclusive=True
+    )
+
+
+@pytest.mark.parametrize("argument", ["--time", "time=5", "--time=5\n--uid=0", "--time=soon"])
+def test_an_argument_that_is_no_option_is_refused(argument: str) -> None:
+    with pytest.raises(OptionRefused):
+        parse_option_arguments([argument])
+
+
+def test_the_form_shows_what_the_script_says_and_refuses_what_is_malformed() -> None:
+    schema = resources_schema(["--time=5", "--mem=4G"])
+    jsonschema.Draft202012Validator.check_schema(schema)
+    fields = schema["properties"]
+
+    assert fields["time_limit"]["default"] == "5"
+    assert "default" not in fields["partition"]
+    assert all(field["title"] and field["description"] for field in fields.values())
+    assert [field["position"] for field in fields.values()] == list(range(len(SlurmResources.model_fields)))
+    jsonschema.validate({"time_limit": "1-0", "tasks": 4, "partition": "", "extra": {"nice": "1"}}, schema)
+    for wrong in ({"time_limit": "soon"}, {"tasks": 0}, {"tasks": "4"}, {"cores": 4}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
