@@ -22,7 +22,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from jobbergate_flows.applications import Application, load_application
 from jobbergate_flows.blocks.application import astore_application
 from jobbergate_flows.errors import JobbergateFlowsError
-from jobbergate_flows.flows import ENTRYPOINT, application_flow
+from jobbergate_flows.flows import ENTRYPOINT, application_flow, form_of
 from jobbergate_flows.folders import PREFIX
 
 DEFAULT_WORK_POOL = "slurm"
@@ -115,7 +115,7 @@ async def adeploy_application(
             schedules=[DeploymentScheduleCreate(schedule=when, active=True)] if when else [],
             concurrency_limit=concurrency_limit,
             job_variables=dict(job_variables or {}),
-            parameter_openapi_schema=flow.parameters.model_dump_for_openapi(),
+            parameter_openapi_schema=form_of(flow),
             enforce_parameter_schema=True,
         )
     return DeployedApplication(deployment_id, f"{flow.name}/{name or application.name}", pinned)

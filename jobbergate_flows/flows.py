@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from prefect import Flow
 from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
 from prefect.states import Cancelled, Failed
 from prefect.types.entrypoint import EntrypointType
@@ -17,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import Field, WithJsonSchema
 
 from jobbergate_flows.applications import Application
-from jobbergate_flows.blocks.application import aload_application, astore_application, pin
+from jobbergate_flows.blocks.application import ApplicationNotStored, aload_application, astore_application, pin
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
@@ -43,10 +45,9 @@ _PARAMETERS = """
 """
 
 
-async def _run(application: str, answers: Any, resources: Any, directory: str, job_name: str) -> State[Any]:
-    loaded = await aload_application(application)
+async def _run(application: Application, answers: Any, resources: Any, directory: str, job_name: str) -> State[Any]:
     try:
-        script = await arender_job_script(loaded, answers or {}, job_name=job_name or None)
+        script = await arender_job_script(application, answers or {}, job_name=job_name or None)
         job = await asubmit_job_script(script, resources=resources, directory=directory, key="job")
     except SubmissionCancelled as error:
         return Cancelled(message=str(error))
@@ -63,14 +64,32 @@ async def _run(application: str, answers: Any, resources: Any, directory: str, j
 
 
 async def _run_stored(
-    application: str,
+    application: str = "",
     answers: dict[str, Any] | None = None,
     resources: dict[str, Any] | None = None,
     directory: str = "~",
     job_name: str = "",
 ) -> State[Any]:
-    """Render a stored application, submit it to Slurm and follow the job to its end."""
-    return await _run(application, answers, resources, directory, job_name)
+    """Render a stored application, submit it to Slurm and follow the job to its end.
+
+    Args:
+        application: Its pin; otherwise the one that the deployment's form is made for.
+    """
+    loaded = await aload_application(application or await _pin_of_deployment())
+    return await _run(loaded, answers, resources, directory, job_name)
+
+
+async def _pin_of_deployment() -> str:
+    # `prefect deploy` and `flow.deploy` put the pin into the form, and not into the parameters.
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
+        async with get_client() as client:
+            deployment = await client.read_deployment(context.flow_run.deployment_id)
+        schema = deployment.parameter_openapi_schema or {}
+        pinned = schema.get("properties", {}).get("application", {}).get("const")
+        if isinstance(pinned, str):
+            return pinned
+    raise ApplicationNotStored("the run names no application", hint="deploy the application again")
 
 
 run_application = Flow(_run_stored, name="run-application", retries=0, persist_result=False)
@@ -129,14 +148,15 @@ def application_flow(application: Application) -> ApplicationFlow:
     return flow
 
 
-def application_parameters(application: Application) -> dict[str, Any]:
-    """The JSON Schema of the parameters of the application's deployments: the form."""
-    return parameter_schema(application_flow(application)).model_dump_for_openapi()
+def form_of(flow: ApplicationFlow) -> dict[str, Any]:
+    """The JSON Schema of the parameters of the flow's deployments, as `prefect deploy` makes it: the form."""
+    return parameter_schema(flow).model_dump(exclude_unset=True)
 
 
 def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]:
     interface = application.describe()
-    pinned = pin(application)
+    loaded = application
+    pinned = pin(loaded)
     answers = Annotated[dict[str, Any], WithJsonSchema(interface.form)]
     resources = Annotated[dict[str, Any], WithJsonSchema(resources_schema(interface.directives))]
 
@@ -147,7 +167,7 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
         directory: str = "~",
         job_name: str = "",
     ) -> State[Any]:
-        return await _run(application, answers, resources, directory, job_name)
+        return await _run(loaded, answers, resources, directory, job_name)
 
     run.__name__ = run.__qualname__ = re.sub(r"\W+", "_", application.name)
     run.__doc__ = f"Run {application.name} on Slurm.\n{_PARAMETERS}"
@@ -175,4 +195,4 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
     return run
 
 
-__all__ = ["ENTRYPOINT", "ApplicationFlow", "SlurmResources", "application_flow", "application_parameters"]
+__all__ = ["ENTRYPOINT", "ApplicationFlow", "SlurmResources", "application_flow", "form_of"]

@@ -6,8 +6,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from jobbergate_flows.blocks.application import StoredApplication
 from jobbergate_flows.blocks.cluster import SlurmCluster
-
-BLOCK_TYPES = (StoredApplication, SlurmCluster)
+from jobbergate_flows.blocks.documents import BLOCK_TYPES, save_documents
 
 
 def register() -> list[str]:
@@ -21,4 +20,4 @@ def register() -> list[str]:
     return [block.get_block_type_slug() for block in BLOCK_TYPES]
 
 
-__all__ = ["BLOCK_TYPES", "SlurmCluster", "StoredApplication", "register"]
+__all__ = ["BLOCK_TYPES", "SlurmCluster", "StoredApplication", "register", "save_documents"]

@@ -1,0 +1,73 @@
+"""Block documents in YAML: what a site fills in, and applies with `jobbergate-flows blocks register FILE...`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect.blocks.core import Block
+from prefect.utilities.asyncutils import run_coro_as_sync
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jobbergate_flows.blocks.application import StoredApplication
+from jobbergate_flows.blocks.cluster import SlurmCluster
+from jobbergate_flows.errors import JobbergateFlowsError
+
+BLOCK_TYPES: tuple[type[Block], ...] = (StoredApplication, SlurmCluster)
+
+
+class DocumentRefused(JobbergateFlowsError):
+    """A block document cannot be read, or does not fit its block type."""
+
+
+class BlockDocument(BaseModel):
+    """One document: the block type's slug, the block's name, and its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block_type: str
+    name: str = Field(pattern=r"^[a-z0-9-]+$")
+    fields: dict[str, Any] = Field(default_factory=dict)
+
+
+def read_documents(path: Path) -> list[tuple[str, Block]]:
+    """The blocks of a YAML file, by their names; the file may hold several documents.
+
+    Raises:
+        DocumentRefused: with the file and what is wrong.
+    """
+    types = {kind.get_block_type_slug(): kind for kind in BLOCK_TYPES}
+    blocks = []
+    try:
+        contents = [content for content in yaml.safe_load_all(path.read_text()) if content is not None]
+    except (OSError, yaml.YAMLError) as error:
+        raise DocumentRefused(f"the file cannot be read: {error}", where=str(path)) from error
+    for content in contents:
+        try:
+            document = BlockDocument.model_validate(content)
+            if document.block_type not in types:
+                raise DocumentRefused(
+                    f"there is no block type {document.block_type!r}",
+                    where=str(path),
+                    hint=f"the block types are {', '.join(types)}",
+                )
+            blocks.append((document.name, types[document.block_type].model_validate(document.fields)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise DocumentRefused(f"{place}: {first['msg']}", where=str(path), hint=f"mend {place}") from error
+    return blocks
+
+
+def save_documents(path: Path) -> list[str]:
+    """Save the blocks of a file, replacing those of the same names, and return `<block type>/<name>` of each.
+
+    Raises:
+        DocumentRefused: Nothing was saved.
+    """
+    saved = []
+    for name, block in read_documents(path):
+        run_coro_as_sync(block.asave(name, overwrite=True))
+        saved.append(f"{block.get_block_type_slug()}/{name}")
+    return saved

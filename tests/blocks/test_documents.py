@@ -1,0 +1,42 @@
+"""Block documents that a site fills in."""
+
+from pathlib import Path
+
+import pytest
+
+from jobbergate_flows.blocks import SlurmCluster
+from jobbergate_flows.blocks.documents import DocumentRefused, read_documents
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "blocks").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_documents_of_the_repository_can_be_applied(path: Path):
+    assert read_documents(path)
+
+
+def test_a_document_is_a_block_with_its_name(tmp_path: Path):
+    (tmp_path / "blocks.yaml").write_text(
+        "block_type: slurm-cluster\nname: one\nfields: {access: local}\n---\nblock_type: slurm-cluster\nname: two\n"
+    )
+    blocks = dict(read_documents(tmp_path / "blocks.yaml"))
+    assert isinstance(blocks["one"], SlurmCluster)
+    assert (blocks["one"].access, blocks["two"].access) == ("local", "auto")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("block_type: [", "cannot be read"),
+        ("block_type: cluster\nname: one\n", "slurm-application, slurm-cluster"),
+        ("block_type: slurm-cluster\n", "mend name"),
+        ("block_type: slurm-cluster\nname: one\nfields: {access: ssh}\n", "mend access"),
+        ("block_type: slurm-cluster\nname: one\nkind: x\n", "mend kind"),
+    ],
+)
+def test_a_wrong_document_is_refused_with_its_file_and_the_mend(tmp_path: Path, text: str, words: str):
+    path = tmp_path / "blocks.yaml"
+    path.write_text(text)
+    with pytest.raises(DocumentRefused, match=words) as refused:
+        read_documents(path)
+    assert str(path) in str(refused.value)
