@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,10 +13,13 @@ from uuid import UUID
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.exceptions import ObjectNotFound
 
 from jobbergate_flows.applications import Application
-from jobbergate_flows.blocks.application import pin
+from jobbergate_flows.blocks.application import StoredApplication, block_name, pin
 from jobbergate_flows.flows import ENTRYPOINT, application_flow
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -37,6 +41,17 @@ def prefect(site: Site, *arguments: str, cwd: Path = ROOT) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def serve_chain(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "examples/chain_two_jobs.py"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.slurm
@@ -112,10 +127,7 @@ async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path):
         "JOBBERGATE_FLOWS_LEDGER": str(tmp_path / "ledger.sqlite3"),
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
     }
-    server = subprocess.Popen(
-        [sys.executable, "examples/chain_two_jobs.py"], cwd=ROOT, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    server = serve_chain(environment)
     try:
         deployment = await await_until(lambda: _deployment("chain-two-jobs/chain-two-jobs"), 60, "the served flow")
         run_id = await site.start(deployment, directory=str(site.jobs))
@@ -152,8 +164,8 @@ async def test_a_scheduled_start_that_comes_too_late_is_not_made_up_for(site: Si
     application = script_application(tmp_path, "recurring", "#!/bin/bash\ntrue\n")
     site.worker.stop()
     deployed = await site.deploy(application, interval=2, job_variables={"start_within": 3})
-    scheduled = await await_until(lambda: _scheduled(deployed.id), 120, "scheduled runs")
-    first = min(scheduled, key=lambda run: run.expected_start_time)
+    scheduled = await await_until(lambda: _scheduled(deployed.id), 60, "scheduled runs")
+    (first,) = scheduled
     await await_until(lambda: _late(first.id), 60, "a run that is late")
     async with get_client() as client:
         await client.pause_deployment(deployed.id)
@@ -183,8 +195,6 @@ async def test_a_changed_block_is_not_run(site: Site, tmp_path: Path):
     application = script_application(tmp_path, "pinned", "#!/bin/bash\necho right\n")
     deployed = await site.deploy(application)
     other = script_application(tmp_path / "other", "pinned", "#!/bin/bash\necho wrong\n")
-    from jobbergate_flows.blocks.application import StoredApplication, block_name
-
     await StoredApplication.of(other).asave(block_name(pin(application)), overwrite=True)
     run = await site.end(await site.start(deployed))
     assert run.state_name == "Failed"
@@ -215,8 +225,6 @@ async def test_what_cannot_be_submitted_ends_the_run_failed_with_the_reason(
 
 
 async def _deployment(name: str) -> UUID | None:
-    from prefect.exceptions import ObjectNotFound
-
     try:
         return (await read(name)).id
     except ObjectNotFound:
@@ -228,17 +236,15 @@ async def _runs(site: Site, run_id: UUID) -> bool:
 
 
 async def _scheduled(deployment_id: UUID) -> list[Any]:
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
-
     async with get_client() as client:
         return await client.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])), limit=5
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+            sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+            limit=1,
         )
 
 
 async def _late(run_id: UUID) -> bool:
-    from datetime import UTC, datetime
-
     async with get_client() as client:
         run = await client.read_flow_run(run_id)
     due = run.expected_start_time
