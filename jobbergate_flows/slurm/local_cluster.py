@@ -279,7 +279,7 @@ def _row(job_id: str, job: Mapping[str, Any], task: int | None, entries: Mapping
         array_task_id=task,
         state=state,
         source="local",
-        reason="None" if state != "PENDING" else "Resources",
+        reason="Resources" if state == "PENDING" else None,
         exit_code=ExitCode(entry["code"], entry["signal"]) if "code" in entry else None,
         cancelled_by=entry.get("by"),
         user_id=os.getuid(),

@@ -89,7 +89,9 @@ def test_a_squeue_that_failed_says_nothing_of_any_job(answer: CommandResult) -> 
 
 
 def test_squeue_finds_an_array_once() -> None:
-    assert SqueueFind("arr", "root").parse(recorded("squeue-find"))[1:] == [FoundJob("55", SINCE, "FAILED")]
+    shouting = CommandResult(recorded("squeue-find").stdout + "70|1795246140|RUNNING|ARR\n", "", 0)
+
+    assert SqueueFind("arr", "root").parse(shouting)[1:] == [FoundJob("55", SINCE, "FAILED")]
 
 
 def test_sacct_tells_how_jobs_ended() -> None:
@@ -104,7 +106,8 @@ def test_sacct_tells_how_jobs_ended() -> None:
     assert rows["52"].end is None
     assert rows["56"].nodes is None
     assert rows["55_1"].exit_code == ExitCode(7)
-    assert rows["55_5"].state == "PENDING"
+    assert (rows["55_5"].state, rows["55_5"].reason) == ("PENDING", "JobArrayTaskLimit")
+    assert (rows["55_2"].state, rows["55_2"].reason) == ("RUNNING", None)
     assert "55" not in rows
 
 
@@ -163,7 +166,7 @@ def test_details_are_the_jobs_with_its_largest_step() -> None:
     recording = recorded("sacct-details")
     job, batch = recording.stdout.splitlines()
     fields = batch.split("\x1f")
-    fields[-2] = "4380K"
+    fields[-1] = "4380K"
     answer = CommandResult("\n".join([job, batch, "\x1f".join(fields)]) + "\n", "", 0)
 
     details = SacctDetails("49", SINCE).parse(answer).fields
@@ -173,7 +176,6 @@ def test_details_are_the_jobs_with_its_largest_step() -> None:
     assert details["ExitCode"] == "3:0"
     assert details["Partition"] == "debug"
     assert details["MaxRSS"] == "4380K"
-    assert details["WorkDir"] == "/work/study"
     assert SacctDetails("4711", SINCE).parse(recorded("sacct-none")).fields == {}
 
 

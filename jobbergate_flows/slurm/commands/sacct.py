@@ -19,7 +19,6 @@ _COLUMNS = "JobID,State,ExitCode,Submit,Start,End,NodeList,UID,Reason"
 _DETAILS = (
     "JobID", "User", "Account", "Partition", "QOS", "State", "ExitCode", "DerivedExitCode", "Reason", "NodeList",
     "NNodes", "NCPUS", "Submit", "Start", "End", "Elapsed", "Timelimit", "ReqTRES", "AllocTRES", "TotalCPU", "MaxRSS",
-    "WorkDir",
 )  # fmt: skip
 
 
@@ -152,7 +151,8 @@ def _rows(line: str) -> Iterator[JobRow]:
         array_job_id=job_id,
         state=state,
         source="sacct",
-        reason=reason if reason and reason != "None" else None,
+        # Of a job that has begun it is still why it once waited.
+        reason=reason if state == "PENDING" and reason != "None" else None,
         exit_code=ExitCode.parse(exit_code),
         cancelled_by=by,
         user_id=int(uid) if uid.isdigit() else None,

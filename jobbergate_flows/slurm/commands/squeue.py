@@ -55,7 +55,7 @@ class SqueueFind:
         """The command line."""
         where = (f"--clusters={self.cluster}",) if self.cluster else ()
         return (
-            "squeue", "-h", "-t", "all", "-o", "%F|%V|%T", f"--name={self.job_name}", f"--user={self.user}", *where,
+            "squeue", "-h", "-t", "all", "-o", "%F|%V|%T|%j", f"--name={self.job_name}", f"--user={self.user}", *where,
         )  # fmt: skip
 
     def parse(self, result: CommandResult) -> list[FoundJob]:
@@ -66,9 +66,10 @@ class SqueueFind:
         """
         found: dict[str, FoundJob] = {}
         for line in require_answer("squeue", result).splitlines():
-            fields = line.split("|")
-            if len(fields) == 3 and fields[0].isdigit():
-                found.setdefault(fields[0], FoundJob(fields[0], time_of(fields[1]), fields[2]))
+            job_id, submit, state, name = (*line.split("|", 3), "", "", "")[:4]
+            # squeue takes names that differ in case for the same.
+            if name == self.job_name and job_id.isdigit():
+                found.setdefault(job_id, FoundJob(job_id, time_of(submit), state))
         return list(found.values())
 
 
