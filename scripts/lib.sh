@@ -1,5 +1,6 @@
 # What scripts/demo and scripts/test share: Debian packages, Python, the virtual environment. To be sourced.
 
+unset CDPATH
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 
