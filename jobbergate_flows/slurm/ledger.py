@@ -168,14 +168,14 @@ submissions = sa.Table(
 )
 
 
-def default_path() -> Path:
-    """`JOBBERGATE_FLOWS_LEDGER`, or a file in the account's local state directory."""
+def default_ledger() -> str:
+    """`JOBBERGATE_FLOWS_LEDGER` (a file or a database URL), or a file in the account's local state directory."""
     given = os.environ.get("JOBBERGATE_FLOWS_LEDGER")
     state = os.environ.get("JOBBERGATE_FLOWS_STATE_DIR")
     if given:
-        return Path(given)
+        return given
     folder = Path(state) if state else platformdirs.user_state_path("jobbergate-flows")
-    return folder / "ledger.sqlite3"
+    return str(folder / "ledger.sqlite3")
 
 
 class Ledger:
@@ -190,12 +190,12 @@ class Ledger:
         """Open a ledger, making or upgrading it where needed.
 
         Args:
-            where: A file or a database URL; otherwise `default_path()`.
+            where: A file or a database URL; otherwise `default_ledger()`.
 
         Raises:
             LedgerError: The file is on a network file system, cannot be written, or is of a newer version.
         """
-        text = str(where if where is not None else default_path())
+        text = str(where if where is not None else default_ledger())
         try:
             if "://" in text:
                 return cls(*_server(text))
@@ -499,7 +499,7 @@ __all__: Sequence[str] = (
     "Submission",
     "SubmissionKey",
     "SubmissionStatus",
-    "default_path",
+    "default_ledger",
     "network_file_system",
     "slurm_name",
 )

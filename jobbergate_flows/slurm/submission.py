@@ -89,6 +89,15 @@ class SubmissionOrder:
         return self.job_name or self.script.name
 
     @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments for sbatch. Whether the job may be requeued is always said; the script may say it too."""
+        resources = self.resources
+        scripts_own = parse_directives(self.script.text).options
+        if "requeue" in scripts_own and "requeue" not in resources.model_fields_set:
+            resources = resources.model_copy(update={"requeue": True})
+        return resources.to_arguments()
+
+    @property
     def run_directory(self) -> str:
         """Where the job runs."""
         if self.in_place:
@@ -168,7 +177,7 @@ class _Submitting:
         self._claim = _Claim()
         options = {
             **parse_directives(order.script.text).options,
-            **parse_parameters(order.resources.to_arguments()).options,
+            **parse_parameters(order.arguments).options,
         }
         self._options = options
         # Where a job may run at all; what else the order asks for, a witness does without.
@@ -229,7 +238,7 @@ class _Submitting:
         order = self._order
         request = SubmitRequest(
             script=order.script.text,
-            arguments=order.resources.to_arguments(),
+            arguments=order.arguments,
             job_name=row.name_in_slurm,
             key=row.key,
             directory=row.directory,
@@ -298,7 +307,7 @@ class _Submitting:
             flow_run_id=order.flow_run_id,
             kind=order.kind,
             array="array" in self._options,
-            requeue=order.resources.requeue,
+            requeue="--requeue" in order.arguments,
             secret_path=f"{order.run_directory}/{SECRET_FILE}" if order.secret is not None else None,
         )
 

@@ -564,3 +564,19 @@ def an_old_intent(order: SubmissionOrder, cluster: Cluster) -> Submission:
         job_name=order.name, script_digest=order.script.digest, directory=order.run_directory,
         intent_at=datetime.now(UTC) - timedelta(hours=1),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("script", "resources", "argument"),
+    [
+        ("#!/bin/bash\n", {}, "--no-requeue"),
+        ("#!/bin/bash\n#SBATCH --requeue\n", {}, "--requeue"),
+        ("#!/bin/bash\n#SBATCH --requeue\n", {"requeue": False}, "--no-requeue"),
+        ("#!/bin/bash\n", {"requeue": True}, "--requeue"),
+    ],
+)
+def test_whether_a_job_may_be_requeued_is_always_said_and_the_script_may_say_it(script, resources, argument):
+    order = SubmissionOrder(
+        JobScript(name="job", text=script), SlurmResources(**resources), "/tmp", SubmissionKey.once()
+    )
+    assert [word for word in order.arguments if "requeue" in word] == [argument]
