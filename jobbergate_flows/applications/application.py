@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Any
 
 import jinja2
@@ -23,7 +23,7 @@ from jobbergate_flows.applications.config import (
     parse_config,
 )
 from jobbergate_flows.applications.errors import DigestMismatch, LoadingError, RenderingError
-from jobbergate_flows.applications.isolation import Limits, run_isolated
+from jobbergate_flows.applications.isolation import Limits, nonsense, run_isolated
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.applications.sources import pack, read_folder, read_git, unpack
 from jobbergate_flows.slurm.directives import inject_sbatch_params, parse_directives
@@ -181,8 +181,8 @@ class Application:
         """
         kept: ApplicationInterface | None = self.__dict__.get("_interface")
         if kept is None:
-            found = self._isolated("describe", limits=limits)
-            kept = ApplicationInterface(dict(found["form"]), bool(found["complete"]), self._directives())
+            found = self._isolated("describe", {"form": dict, "complete": bool}, limits=limits)
+            kept = ApplicationInterface(found["form"], found["complete"], self._directives())
             self.__dict__["_interface"] = kept
         return kept
 
@@ -211,12 +211,13 @@ class Application:
         """
         done = self._isolated(
             "render",
+            {"text": str, "name": str | None, "files": dict},
             limits=limits,
             answers=dict(answers or {}),
             entrypoint=self.entrypoint,
             supporting=dict(self.supporting),
         )
-        text = str(done["text"])
+        text = done["text"]
         if not text.startswith("#!"):
             raise RenderingError(
                 "the rendered script does not begin with #!",
@@ -265,11 +266,18 @@ class Application:
         asker = ask
 
         def put(described: Mapping[str, Any], complaint: str | None) -> Any:
-            choices = tuple((label, value) for label, value in described.get("choices", ()))
-            return asker(Question(**{**described, "choices": choices}), complaint)
+            try:
+                choices = tuple((label, value) for label, value in described.get("choices", ()))
+                question = Question(**{**described, "choices": choices})
+            except (TypeError, ValueError) as error:
+                raise nonsense() from error
+            return asker(question, complaint)
 
-        done = self._isolated("interview", limits=limits, ask=put, answers=dict(answers or {}), fast=fast)
-        return dict(done["answers"])
+        done = self._isolated(
+            "interview", {"answers": dict}, limits=limits, ask=put, answers=dict(answers or {}), fast=fast
+        )
+        given: dict[str, Any] = done["answers"]
+        return given
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Application) and (self.name, self.digest) == (other.name, other.digest)
@@ -283,13 +291,14 @@ class Application:
     def _isolated(
         self,
         do: str,
+        wants: Mapping[str, type | UnionType],
         *,
         limits: Limits | None,
         ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
         **rest: Any,
     ) -> dict[str, Any]:
         request = {"do": do, "config": self.config.as_read(), **rest}
-        return run_isolated(request, self.files, limits=limits, ask=ask)
+        return run_isolated(request, self.files, wants=wants, limits=limits, ask=ask)
 
     def _directives(self) -> tuple[str, ...]:
         template = _parse_template(self.entrypoint, _text(self.files, self.entrypoint))

@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from jobbergate_flows.applications.errors import BY_NAME, ApplicationError, LimitExceeded
 
 _PROGRAM = Path(__file__).parent / "child" / "program.py"
+_ENDING_SECONDS = 5.0
 _logger = logging.getLogger(__name__)
 
 
@@ -45,18 +47,19 @@ def run_isolated(
     request: Mapping[str, Any],
     files: Mapping[str, bytes],
     *,
+    wants: Mapping[str, type | UnionType],
     limits: Limits | None = None,
     ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
 ) -> dict[str, Any]:
     """Have a request served by `child/program.py`, on a temporary copy of the application.
 
     The process has a session of its own and an environment of PATH and the locale only. What the application prints
-    is dropped, what it warns of is logged. Its process group is killed at the end; a process that it moves to
-    another session is not found, and ends at its own limit of processor time.
+    is dropped, what it warns of is logged. What it has started is killed at the end, and when this process is killed.
 
     Args:
         request: `do`, and what the deed needs.
         files: The application's files.
+        wants: What the answer holds, and its types: the application's code could write one too.
         limits: What it may take.
         ask: Answers a question (as `child/questions.py` describes it); gets the complaint about the answer before.
 
@@ -70,16 +73,16 @@ def run_isolated(
         while True:
             message = child.receive()
             match message:
-                case {"done": dict() as done}:
+                case {"done": dict() as done} if all(isinstance(done.get(name), wants[name]) for name in wants):
                     for warning in message.get("warnings", ()):
                         _logger.warning("%s", warning)
                     return done
-                case {"error": [str() as kind, said, where, hint]}:
-                    raise BY_NAME.get(kind, ApplicationError)(str(said), where=where, hint=hint)
+                case {"error": [str() as kind, str() as said, (str() | None) as where, (str() | None) as hint]}:
+                    raise BY_NAME.get(kind, ApplicationError)(said, where=where, hint=hint)
                 case {"ask": dict() as question} if ask is not None:
                     child.send(ask(question, message.get("complaint")))
                 case _:
-                    raise _nonsense()
+                    raise nonsense()
 
 
 class _Child:
@@ -91,7 +94,7 @@ class _Child:
         self._answers, answers_in = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-B", str(_PROGRAM), str(answers_in)],
+                [sys.executable, "-I", str(_PROGRAM), str(answers_in)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -119,13 +122,17 @@ class _Child:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        # For the keeper this is the word to end everything.
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+        try:
+            self._process.wait(_ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
         os.close(self._answers)
-        for stream in (self._stdin, self._stderr):
-            with contextlib.suppress(OSError):
-                stream.close()
+        self._stderr.close()
 
     def send(self, value: object) -> None:
         # That it is gone is seen, and said, when it is asked for what it has to say.
@@ -174,9 +181,9 @@ class _Child:
         try:
             message = json.loads(line)
         except ValueError as error:
-            raise _nonsense() from error
+            raise nonsense() from error
         if not isinstance(message, dict):
-            raise _nonsense()
+            raise nonsense()
         return message
 
     def _take(self, data: bytes) -> None:
@@ -191,7 +198,7 @@ class _Child:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
         code = self._process.returncode
-        if code in (-signal.SIGXCPU, -signal.SIGALRM):
+        if code == -signal.SIGXCPU:
             return LimitExceeded(f"the application took longer than {self._limits.seconds:g} s")
         last = " ".join(said.decode(errors="replace").strip().splitlines()[-1:])
         if "MemoryError" in last:
@@ -221,5 +228,6 @@ def _copied(files: Mapping[str, bytes]) -> Iterator[Path]:
         yield folder
 
 
-def _nonsense() -> ApplicationError:
+def nonsense() -> ApplicationError:
+    """What is said of an answer that is none."""
     return ApplicationError("the application's process answers with what is no answer", where="jobbergate.py")

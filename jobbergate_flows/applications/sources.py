@@ -63,7 +63,9 @@ class GitReference:
             )
         # What comes before the path may hold an @ of its own: user@host.
         path, at, ref = url[match.end() :].rpartition("@")
-        if at:
+        if not at:
+            path, ref = ref, ""
+        else:
             url = match[0] + path
             if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._/+-]*", ref):
                 raise SourceError(f"{ref!r} is no branch, tag or commit", where=text, hint="write git+URL@REF#FOLDER")

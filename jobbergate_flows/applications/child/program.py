@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import resource
-import signal
 import sys
 import types
 import warnings
@@ -27,12 +26,15 @@ def main() -> None:
     """Serve one request."""
     descriptor = int(sys.argv[1])
     os.set_inheritable(descriptor, False)
+    _stand_in_for_packages()
+    from jobbergate_flows.applications.child.keeper import keep
+
+    keep(lifeline=0, only_the_childs=descriptor)
     requests = os.fdopen(os.dup(0), "rb")
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     request = pickle.load(requests)
-    _take_on(request["limits"], alone=request["do"] != "interview")
-    _stand_in_for_packages()
+    _take_on(request["limits"])
     from jobbergate_flows.applications.child.service import serve
     from jobbergate_flows.applications.errors import ApplicationError
 
@@ -59,7 +61,7 @@ def main() -> None:
         say(message)
 
 
-def _take_on(limits: dict[str, Any], *, alone: bool) -> None:
+def _take_on(limits: dict[str, Any]) -> None:
     seconds = int(limits["seconds"]) + 1
     # The system's own count bounds the user's from above: so many more processes, not so many in all.
     with open("/proc/loadavg") as loads:
@@ -73,10 +75,8 @@ def _take_on(limits: dict[str, Any], *, alone: bool) -> None:
     ):
         _, hard = resource.getrlimit(kind)
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
-    if alone:
-        # Whoever started this process ends it in time, unless it was killed itself.
-        signal.alarm(seconds + 5)
+        # Beyond its own limit of time it gets the signal that says so only below the hard one.
+        resource.setrlimit(kind, (value, hard if kind == resource.RLIMIT_CPU else value))
 
 
 def _stand_in_for_packages() -> None:

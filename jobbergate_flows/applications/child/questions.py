@@ -68,7 +68,7 @@ class QuestionBase:
             "kind": type(self).__name__,
             "variable": self.variablename,
             "message": self.message,
-            "default": self.default,
+            "default": self.converted_default(),
         }
 
 

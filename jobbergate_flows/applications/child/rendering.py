@@ -24,7 +24,9 @@ def render(folder: str, template: str, parameters: dict[str, Any]) -> str:
         with open(path, encoding="utf-8") as file:
             code = environment.compile(file.read(), name=template, filename=path)
         compiled = environment.template_class.from_code(environment, code, environment.make_globals(None))
-        return compiled.render({"data": Data(parameters), **parameters})
+        text = compiled.render({"data": Data(parameters), **parameters})
+        text.encode()
+        return text
     except MemoryError:
         raise
     except UndefinedError as error:
