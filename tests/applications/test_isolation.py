@@ -32,7 +32,8 @@ def doing(make: Make, code: str, **options: Any) -> Application:
 def alive(process: int) -> bool:
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # The second where it ends between the opening and the reading of the file.
         return False
     return state != "Z"
 
