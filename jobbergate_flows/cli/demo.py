@@ -32,6 +32,7 @@ from jobbergate_flows.errors import JobbergateFlowsError
 
 _POOL = "slurm"
 _START_SECONDS = 120
+_LOGS_SECONDS = 15
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -95,6 +96,8 @@ def run_demo(keep: bool = False, cluster: str = "local") -> int:
             PREFECT_UI_URL: demo.server_url,
             PREFECT_HOME: folder / "prefect",
         }
+        # Whoever ends the demo ends what it started as well.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with temporary_settings(settings):
             completed = asyncio.run(_demonstrate(demo))
         kept = keep
@@ -135,6 +138,8 @@ async def _demonstrate(demo: _Demo) -> bool:
 async def _follow(client: PrefectClient, run_id: UUID) -> bool:
     shown_states: set[UUID] = set()
     shown_logs = 0
+    said_all = False
+    ended_at: float | None = None
     while True:
         states = await client.read_flow_run_states(run_id)
         logs = await client.read_logs(
@@ -153,10 +158,16 @@ async def _follow(client: PrefectClient, run_id: UUID) -> bool:
             text = line if line.startswith("[bold") else _plain(line)
             _console.print(f"[dim]{moment.astimezone():%H:%M:%S}[/] {text}")
         last = max(states, key=lambda state: state.timestamp)
-        if last.is_final() and not logs:
-            return last.is_completed()
-        # Logs reach the server some seconds after the state.
-        await asyncio.sleep(2.5 if last.is_final() else 0.5)
+        # Logs reach the server some seconds after the state; this is the engine's last one.
+        said_all = said_all or any(
+            log.message.startswith("Finished in state") and log.task_run_id is None for log in logs
+        )
+        now = asyncio.get_running_loop().time()
+        if last.is_final():
+            ended_at = ended_at or now
+            if said_all or now - ended_at > _LOGS_SECONDS:
+                return last.is_completed()
+        await asyncio.sleep(0.5)
 
 
 async def _artifacts(client: PrefectClient, run_id: UUID) -> AsyncIterator[str]:
@@ -225,6 +236,7 @@ def _environment(folder: Path, port: int, cluster: str) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLI_PROMPT": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
         "PREFECT_WORKER_PREFETCH_SECONDS": "5",
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": cluster,
         "JOBBERGATE_FLOWS_STATE_DIR": str(folder / "state"),

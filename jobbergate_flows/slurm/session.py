@@ -22,6 +22,7 @@ from jobbergate_flows.slurm.tracker import JobTracker
 
 _logger = logging.getLogger(__name__)
 _OUTPUT_SECONDS = 3.0
+_DETAIL_TRIES = 4
 
 
 class ClusterSession:
@@ -132,11 +133,20 @@ class ClusterSession:
         return status
 
     async def details(self, job: SlurmJob) -> JobDetails:
-        """What accounting says of a job, for its summary; empty where it does not answer."""
-        try:
-            return await self.cluster.details(job.job_id, since=job.submitted_at)
-        except ClusterUnreachable:
-            return JobDetails()
+        """What accounting says of an ended job, for its summary; empty where it does not answer.
+
+        Accounting knows a short job's state before its partition and limits: it is asked again for some seconds.
+        """
+        details = JobDetails()
+        for _ in range(_DETAIL_TRIES):
+            try:
+                details = await self.cluster.details(job.job_id, since=job.submitted_at)
+            except ClusterUnreachable:
+                return details
+            if details.fields.get("Partition") != "":
+                return details
+            await asyncio.sleep(1)
+        return details
 
     async def cancel(self, job: SlurmJob) -> None:
         """Ask for a job's end.
