@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import datetime
 import hashlib
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +24,7 @@ from jobbergate_flows.applications.config import (
     find_templates,
     parse_config,
 )
-from jobbergate_flows.applications.errors import DigestMismatch, LoadingError, RenderingError
+from jobbergate_flows.applications.errors import BadAnswer, DigestMismatch, LoadingError, RenderingError
 from jobbergate_flows.applications.isolation import Limits, nonsense, run_isolated
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.applications.sources import pack, read_folder, read_git, unpack
@@ -213,7 +215,7 @@ class Application:
             "render",
             {"text": str, "name": str | None, "files": dict},
             limits=limits,
-            answers=dict(answers or {}),
+            answers=_plain_answers(answers),
             entrypoint=self.entrypoint,
             supporting=dict(self.supporting),
         )
@@ -274,7 +276,7 @@ class Application:
             return asker(question, complaint)
 
         done = self._isolated(
-            "interview", {"answers": dict}, limits=limits, ask=put, answers=dict(answers or {}), fast=fast
+            "interview", {"answers": dict}, limits=limits, ask=put, answers=_plain_answers(answers), fast=fast
         )
         given: dict[str, Any] = done["answers"]
         return given
@@ -317,6 +319,44 @@ load_application = Application.load
 
 def _from_files(files: Mapping[str, bytes], name: str, source: str) -> Application:
     return Application.from_files(files, name=name, source=source)
+
+
+def _plain_answers(answers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The answers in types that the other process knows too."""
+    plain = {}
+    for name, value in (answers or {}).items():
+        try:
+            plain[str(name)] = _plain(value)
+        except (TypeError, RecursionError) as error:
+            raise BadAnswer(
+                f"{value!r:.100} is no answer",
+                where=f"answers.{name}",
+                hint="answer with text, a number, yes or no, or a list",
+            ) from error
+    return plain
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case None | bool():
+            return value
+        case str():
+            # Without the class of its own that an enumeration's member has.
+            return str.__str__(value)
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case os.PathLike():
+            return os.fspath(value)
+        case datetime.date() | datetime.time():
+            # YAML's dates.
+            return str(value)
+        case Mapping():
+            return {str(key): _plain(entry) for key, entry in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(entry) for entry in value]
+    raise TypeError(f"{type(value).__name__} is no type of an answer")
 
 
 def _digest(files: Mapping[str, bytes]) -> str:

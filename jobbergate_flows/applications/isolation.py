@@ -55,6 +55,7 @@ def run_isolated(
 
     The process has a session of its own and an environment of PATH and the locale only. What the application prints
     is dropped, what it warns of is logged. What it has started is killed at the end, and when this process is killed.
+    The account is the same: this bounds and tidies, and hides nothing that the account's other processes can read.
 
     Args:
         request: `do`, and what the deed needs.

@@ -186,7 +186,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in _SKIPPED)
         links = [name for name in folders if Path(root, name).is_symlink()]
         for name in sorted(names) + links:
-            if not name.endswith((".pyc", "~", ".swp")) and name != ".DS_Store":
+            # In a worktree or a submodule, .git is a file.
+            if not name.endswith((".pyc", "~", ".swp")) and name not in (".DS_Store", ".git"):
                 yield Path(root, name)
 
 

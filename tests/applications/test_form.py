@@ -141,6 +141,26 @@ def test_a_question_behind_a_branch_is_optional_and_says_when_it_applies(
     assert not {name for name, note in notes.items() if note} & set(schema.get("required", []))
 
 
+def test_a_question_that_only_a_number_brings_up_can_be_answered(make: Make) -> None:
+    application = make(
+        "Integer('n', default=1), Integer('more', 'More', minval=2, ignore=lambda a: a['n'] < 5), Text('last')",
+        script="{{ more }}",
+    )
+    schema = form(application)
+
+    assert schema["properties"]["more"] == {
+        "title": "More",
+        "description": "Applies to some answers only. At least 2.",
+        "type": "integer",
+        "minimum": 2,
+        "position": 1,
+    }
+    assert schema["required"] == ["last"]
+    assert valid(schema, {"n": 7, "more": 3, "last": "x"})
+    assert application.render({"n": 7, "more": 3, "last": "x"}).text.endswith("\n3\n")
+    assert application.render({"n": 1, "last": "x"}).text.endswith("\nNone\n")
+
+
 def test_the_steps_are_followed_into_every_branch(make: Make) -> None:
     application = make(
         steps="""

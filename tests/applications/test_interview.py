@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
+import enum
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -276,6 +279,35 @@ def test_an_application_may_name_its_own_modules_as_it_likes(make: Make) -> None
     )
 
     assert parameters(application) == {"x": "own"}
+
+
+class Kind(enum.StrEnum):
+    DIRECT = "direct"
+
+
+@pytest.mark.parametrize(
+    ("question", "given", "answer"),
+    [
+        ("List('x', choices=['direct'])", Kind.DIRECT, "direct"),
+        ("Integer('x')", enum.IntEnum("Count", "ONE").ONE, 1),
+        ("File('x')", Path("a/b"), "a/b"),
+        ("Text('x')", datetime.date(2026, 11, 21), "2026-11-21"),
+        ("Checkbox('x', choices=['a', 'b'])", ("b", "a"), ["b", "a"]),
+        ("Checkbox('x', choices=['a'])", {"a"}, ["a"]),
+    ],
+)
+def test_answers_may_be_what_python_and_yaml_make_of_them(make: Make, question: str, given: Any, answer: Any) -> None:
+    assert parameters(make(question, script=SHOWN), {"x": given}) == {"x": answer}
+
+
+@pytest.mark.parametrize("given", [object(), b"bytes", lambda: 5, [object()], {"a": 1j}])
+def test_what_is_no_answer_at_all_is_refused(make: Make, given: Any) -> None:
+    application = make("Text('x')")
+
+    for use in (application.render, lambda answers: application.interview(answers, ask=Person())):
+        with pytest.raises(BadAnswer, match="is no answer") as caught:
+            use({"x": given})
+        assert caught.value.where == "answers.x"
 
 
 def test_a_person_is_asked_what_is_open_with_everything_that_a_prompt_needs(make: Make) -> None:

@@ -49,7 +49,15 @@ def test_any_change_of_a_file_changes_the_digest(write: Write, change: str) -> N
 def test_what_tools_leave_in_the_folder_is_no_part_of_the_application(write: Write) -> None:
     folder = write()
     before = Application.from_path(folder).digest
-    write(files={".git/HEAD": "x", "__pycache__/a.pyc": "x", "b.pyc": "x", ".DS_Store": "x"})
+    write(
+        files={
+            ".git/HEAD": "x",
+            "data/.git": "gitdir: elsewhere",
+            "__pycache__/a.pyc": "x",
+            "b.pyc": "x",
+            ".DS_Store": "x",
+        }
+    )
 
     assert Application.from_path(folder).digest == before
 

@@ -109,6 +109,7 @@ def test_a_git_reference_is_read(text: str, reference: tuple[str, str | None, st
         ("git+https://host/a#/etc", "lies outside"),
         ("git+https://host/a#x/../../b", "lies outside"),
         ("git+https://me:secret@host/a@main", "holds a password"),
+        ("git+ssh://-oProxyCommand=touch/a", "strange hostname"),
     ],
 )
 def test_what_is_no_git_reference_is_refused(text: str, message: str) -> None:

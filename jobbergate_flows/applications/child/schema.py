@@ -16,6 +16,8 @@ from jobbergate_flows.applications.errors import ApplicationError
 MAX_PATHS = 200
 MAX_SECONDS = 5.0
 
+_SOMETIMES = "Applies to some answers only."
+
 
 def describe(program: interview.Program) -> tuple[dict[str, Any], bool]:
     """The form, and whether every path was followed to its end.
@@ -34,12 +36,15 @@ def describe(program: interview.Program) -> tuple[dict[str, Any], bool]:
 class Path:
     """One way through the questions.
 
-    `met` are the questions asked on it, in order; `decisions` what was answered to those at which ways part;
-    `before` how many decisions had been made when a question was met. `whole` says whether it was followed to its end.
+    `met` are the questions asked on it; `ignored` those that a function of the answers had ignored; `order` the names
+    of both in order; `decisions` what was answered to those at which ways part; `before` how many decisions had been
+    made when a question was met. `whole` says whether it was followed to its end.
     """
 
     decisions: dict[str, Any] = field(default_factory=dict)
     met: dict[str, QuestionBase] = field(default_factory=dict)
+    ignored: dict[str, QuestionBase] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
     before: dict[str, int] = field(default_factory=dict)
     whole: bool = True
 
@@ -80,6 +85,11 @@ def form(paths: Sequence[Path], complete: bool) -> dict[str, Any]:
     required = []
     for position, name in enumerate(_order(paths)):
         met = [path.met[name] for path in paths if name in path.met]
+        if not met:
+            # Asked after answers that are not followed, such as a number's.
+            ignored = [path.ignored[name] for path in paths if name in path.ignored]
+            properties[name] = {**_property(ignored, _SOMETIMES), "position": position}
+            continue
         always = all(name in path.met for path in paths if path.whole) if any(path.whole for path in paths) else True
         condition = None if always else _condition(name, paths)
         properties[name] = {**_property(met, condition), "position": position}
@@ -100,6 +110,7 @@ class _Walker(interview.Answerer):
         name = question.variablename
         if name not in self.path.met:
             self.path.met[name] = question
+            self.path.order.append(name)
             self.path.before[name] = len(self.path.decisions)
         value = self._forced.get(name, question.default)
         try:
@@ -111,6 +122,10 @@ class _Walker(interview.Answerer):
         return value
 
     def ignored(self, question: QuestionBase) -> Any:
+        name = question.variablename
+        if callable(question.unresolved.ignore) and name not in self.path.ignored:
+            self.path.ignored[name] = question
+            self.path.order.append(name)
         return question.converted_default()
 
 
@@ -134,7 +149,7 @@ def _order(paths: Sequence[Path]) -> list[str]:
     order: list[str] = []
     for path in paths:
         position = 0
-        for name in path.met:
+        for name in path.order:
             if name in order:
                 position = order.index(name) + 1
             else:
@@ -234,7 +249,7 @@ def _condition(name: str, paths: Sequence[Path]) -> str:
             if len(left) < len(asked):
                 return f'Applies unless "{title}" is {" or ".join(left)}.'
             return f'Applies when "{title}" is {" or ".join(asked)}.'
-    return "Applies to some answers only."
+    return _SOMETIMES
 
 
 def _told(value: Any) -> str:
