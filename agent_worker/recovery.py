@@ -52,18 +52,15 @@ async def recover_runs(
         await asyncio.sleep(seconds)
 
 
-def is_left_behind(
-    run: FlowRun, *, pid: str, worker_name: str, online: set[str], in_ledger: bool, now: datetime
-) -> bool:
+def is_left_behind(run: FlowRun, *, pid: str, worker_name: str, online: set[str], now: datetime) -> bool:
     """Whether a run of the pool is this worker's to take up. Pure.
 
     Args:
         pid: What the run's infrastructure_pid is where its cluster is ours.
         online: The names of the pool's workers that the server has heard of lately.
-        in_ledger: Whether our ledger has a submission of it.
     """
     owner = run.labels.get("prefect.worker.name")
-    ours = in_ledger or owner in (None, worker_name) or owner not in online
+    ours = owner in (None, worker_name) or owner not in online
     if run.infrastructure_pid == pid:
         return ours
     if run.infrastructure_pid or run.state is None or not run.state.is_pending():
@@ -77,7 +74,6 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str)
         runs = await _unfinished(client, work_pool)
         workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
     online = {worker.name for worker in workers if worker.status == "ONLINE"}
-    in_ledger = await session.unfinished_flow_runs()
     held = supervisor.held
     return [
         run
@@ -88,7 +84,6 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str)
             pid=infrastructure_pid(session.cluster.name, run.id),
             worker_name=worker_name,
             online=online,
-            in_ledger=str(run.id) in in_ledger,
             now=datetime.now(UTC),
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -21,12 +22,17 @@ from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
 from agent_worker.supervisor import Supervisor
 from jobbergate_flows.deployments import is_application
+from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.connect import connect
 from jobbergate_flows.slurm.ledger import Ledger
 from jobbergate_flows.slurm.session import ClusterSession
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
+
+
+class WorkerRefused(JobbergateFlowsError):
+    """The worker cannot start as it is set up."""
 
 
 class JobbergateSlurmResult(BaseWorkerResult):
@@ -136,4 +142,14 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
             connect, settings.cluster, name=settings.cluster_name, slurm_conf=settings.slurm_conf
         )
         ledger = await asyncio.to_thread(Ledger.open, settings.ledger)
+        if not await asyncio.to_thread(ledger.claim, worker_claim(self.name)):
+            raise WorkerRefused(
+                f"another worker named {self.name!r} works with this ledger",
+                hint="give this one another --name, and a ledger of its own where it is for another cluster",
+            )
         return ClusterSession(cluster, ledger)
+
+
+def worker_claim(name: str) -> str:
+    """The claim by which the ledger knows that a worker of that name lives: it ends with the worker's process."""
+    return f"worker-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

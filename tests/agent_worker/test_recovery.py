@@ -19,20 +19,19 @@ def run(state, pid=PID, owner="me", age=timedelta(0)):
 
 
 @pytest.mark.parametrize(
-    ("left_behind", "why", "flow_run", "in_ledger"),
+    ("left_behind", "why", "flow_run"),
     [
-        (True, "mine, Running", run(Running()), False),
-        (True, "mine, Queued", run(Pending()), False),
-        (True, "of a worker that is gone", run(Running(), owner="gone"), False),
-        (False, "of a worker that lives", run(Running(), owner="other"), False),
-        (True, "in my ledger, whoever had it", run(Running(), owner="other"), True),
-        (False, "on another cluster", run(Running(), pid="elsewhere:run"), False),
-        (False, "just about to be handed over", run(Pending(), pid=None), False),
-        (True, "lost on its way to me", run(Pending(), pid=None, age=LOST_AFTER * 2), False),
-        (False, "Running elsewhere, without a pid", run(Running(), pid=None, age=LOST_AFTER * 2), False),
+        (True, "mine, Running", run(Running())),
+        (True, "mine, Queued", run(Pending())),
+        (True, "of a worker that is gone", run(Running(), owner="gone")),
+        (False, "of a worker that lives", run(Running(), owner="other")),
+        (False, "on another cluster", run(Running(), pid="elsewhere:run")),
+        (False, "just about to be handed over", run(Pending(), pid=None)),
+        (True, "lost on its way to me", run(Pending(), pid=None, age=LOST_AFTER * 2)),
+        (False, "Running elsewhere, without a pid", run(Running(), pid=None, age=LOST_AFTER * 2)),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_is_taken_up_when_nobody_else_has_it(left_behind, why, flow_run, in_ledger):
-    decided = is_left_behind(flow_run, pid=PID, worker_name="me", online={"me", "other"}, in_ledger=in_ledger, now=NOW)
+def test_a_run_is_taken_up_when_nobody_else_has_it(left_behind, why, flow_run):
+    decided = is_left_behind(flow_run, pid=PID, worker_name="me", online={"me", "other"}, now=NOW)
     assert decided is left_behind, why

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.service import ServiceFailed
 from tests.cluster.waiting import await_until
+from tests.cluster.worker import WorkerProcess
 from tests.end_to_end.site import Site, script_application
 
 
@@ -104,6 +106,13 @@ async def test_the_prefect_server_may_be_away_while_jobs_run_and_end(
     run = await site.end(run_id, 120)
     assert run.state_name == "Completed"
     assert site.slurm_jobs(run_id) == [submission.job_id]
+
+
+@pytest.mark.slurm
+async def test_a_second_worker_of_one_name_is_refused(site: Site, tmp_path: Path):
+    second = WorkerProcess(site.pool, tmp_path, site.environment)
+    with pytest.raises(ServiceFailed, match="another worker named"):
+        second.start()
 
 
 async def _runs_on_a_node(site: Site, run_id) -> bool:
