@@ -307,8 +307,8 @@ def merge(
             return Unreachable(trouble or "accounting does not know yet how the array's tasks ended")
         return Known(tuple(rows))
     if accounted:
-        if shown is None and not all(map(_has_ended, accounted)):
-            # Accounting lags behind the controller, who alone knows who is alive.
+        if shown is None and not all(_has_ended(row) and _ends_at_once(row) for row in accounted):
+            # Accounting lags behind the controller, who alone knows who is alive, and who comes back.
             return Unreachable(trouble)
         if any(row.end is not None and timedelta(0) <= now - row.end < _SETTLING for row in accounted):
             return Unreachable(trouble or "accounting is still taking in how the job ended")
@@ -381,3 +381,7 @@ def _has_ended(row: JobRow) -> bool:
         return False
     # When slurmdbd comes back, accounting knows for some seconds that a job failed, but neither when nor how (0:0).
     return row.source != "sacct" or row.end is not None
+
+
+def _ends_at_once(row: JobRow) -> bool:
+    return MEANINGS[row.state].finality is Finality.AT_ONCE

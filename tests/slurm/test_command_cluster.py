@@ -101,6 +101,10 @@ def test_squeue_knows_who_is_alive_and_sacct_how_it_ended(
         # Without the controller nobody knows whether it still runs.
         (None, [accounted("RUNNING")]),
         (None, [accounted("COMPLETED", 0), accounted("PENDING", 1)]),
+        # Nor whether Slurm brings it back.
+        (None, [accounted("NODE_FAIL")]),
+        # When slurmdbd comes back, it knows for some seconds that a job failed, but neither when nor how.
+        (None, [accounted("FAILED", end=None)]),
         # Accounting has not taken in the whole end yet.
         ([], [accounted("COMPLETED", end=NOW - timedelta(seconds=1))]),
         (None, [accounted("COMPLETED", end=NOW - timedelta(seconds=1))]),
