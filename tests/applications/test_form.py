@@ -251,6 +251,19 @@ def test_a_path_that_only_real_answers_can_follow_is_left_where_it_fails(make: M
     assert application.render({"model": "real", "n": 5}).text.endswith("\n5\n")
 
 
+def test_one_path_leaves_nothing_to_the_next(make: Make) -> None:
+    application = make(
+        steps="""
+            def mainflow(self, data):
+                data["seen"].append("a path")
+                return [Confirm("b", default=False), Integer("n", default=len(data["seen"]))]
+        """,
+        config="jobbergate_config: {default_template: job.sh.j2, seen: []}\napplication_config: {}\n",
+    )
+
+    assert form(application)["properties"]["n"]["default"] == 1
+
+
 def test_made_up_answers_are_plausible(make: Make) -> None:
     application = make(
         steps="""

@@ -123,10 +123,16 @@ def test_an_ignored_question_has_its_default_if_nothing_else_is_said(
     assert parameters(application, answers)["x"] == result
 
 
-def test_an_ignored_question_has_the_answer_to_an_earlier_one_of_its_name(make: Make) -> None:
-    application = make("Integer('x'), Integer('x', default=3, ignore=True)", script=SHOWN)
+@pytest.mark.parametrize(
+    ("before", "answers", "result"),
+    [("Integer('x')", {"x": 8}, 8), ("Integer('x', default=7)", {}, 7), ("Const('x', 6)", {}, 6)],
+)
+def test_an_ignored_question_has_the_answer_to_an_earlier_one_of_its_name(
+    make: Make, before: str, answers: dict[str, Any], result: int
+) -> None:
+    application = make(f"{before}, Integer('x', default=3, ignore=True)", script=SHOWN)
 
-    assert parameters(application, {"x": 8})["x"] == 8
+    assert parameters(application, answers)["x"] == result
 
 
 def test_an_ignored_question_without_a_default_is_none_and_is_not_missing(make: Make) -> None:
