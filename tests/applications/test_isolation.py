@@ -52,6 +52,23 @@ def test_code_without_an_end_is_ended(make: Make, code: str) -> None:
         assert "loop without an end" in str(caught.value.hint)
 
 
+def test_code_between_two_questions_is_ended_too(make: Make) -> None:
+    application = make(
+        steps="""
+            def mainflow(self, data):
+                data["nextworkflow"] = "second"
+                return [Text("x")]
+
+            def second(self, data):
+                while True:
+                    pass
+        """
+    )
+
+    with pytest.raises(LimitExceeded, match=r"took longer than 0\.7 s"):
+        application.interview(ask=lambda question, complaint: "a", limits=QUICK)
+
+
 @pytest.mark.parametrize("code", ["b = bytearray(2 << 30)", "big = []\nwhile True: big.append(bytes(1 << 20))",
                                   "data['x'] = list(range(10**9))"])  # fmt: skip
 def test_memory_is_bounded(make: Make, code: str) -> None:
@@ -190,9 +207,11 @@ def test_the_environment_holds_no_secrets(make: Make, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PREFECT_API_KEY", "secret")
     monkeypatch.setenv("PYTHONPATH", "/secret")
     monkeypatch.setenv("SOME_TOKEN", "secret")
-    names = parameters(doing(make, "data['x'] = dict(os.environ)"))["x"]
+    code = "data['x'] = dict(os.environ)\ndata['above'] = open(f'/proc/{os.getppid()}/environ').read()"
+    found = parameters(doing(make, code))
 
-    assert set(names) <= {"PATH", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
+    assert "secret" not in found["above"]
+    assert set(found["x"]) <= {"PATH", "LC_ALL", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"}
 
 
 def test_nothing_of_this_process_is_open_in_the_other(make: Make, tmp_path: Path) -> None:
