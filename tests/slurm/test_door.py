@@ -136,11 +136,12 @@ async def test_no_file_is_written_outside_or_through_a_link(door: OwnAccountDoor
     (run / "link").symlink_to(other)
     (run / "file").symlink_to(other / "file")
 
-    for path in ("../escape", "/tmp/escape", "link/file", "file", ""):
+    for path in ("../escape", "/tmp/escape", "link/file", "link/new", "file", ""):
         with pytest.raises(FileRefused):
             await door.write_files(str(run), {path: "x"})
 
     assert (other / "file").read_text() == "precious"
+    assert not (other / "new").exists()
 
 
 async def test_a_directory_that_cannot_be_made_is_refused(door: OwnAccountDoor, tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from jobbergate_flows.slurm.cluster import Cluster, SubmitRequest
 from jobbergate_flows.slurm.errors import DirectoryRefused, SubmissionRefused
 from jobbergate_flows.slurm.jobs import Absent, JobStatus, Known, Phase
 from jobbergate_flows.slurm.local_cluster import LocalCluster
+from jobbergate_flows.slurm.local_runner import process_start
 from jobbergate_flows.slurm.states import summarize
-from tests.cluster.waiting import await_until
+from tests.cluster.waiting import await_until, wait_until
 
 
 @pytest.fixture
@@ -186,6 +187,14 @@ async def test_a_job_whose_runner_died_is_lost_like_one_whose_node_failed(
 
     assert (status.phase, status.name) == (Phase.CRASHED, "NodeFail")
     (work / "go").touch()
+
+
+def test_a_process_that_nobody_has_waited_for_yet_is_over() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        assert process_start(process.pid) is not None
+        process.kill()
+        wait_until(lambda: process_start(process.pid) is None, 10, "the end of a process")
+        assert process.returncode is None
 
 
 async def test_an_id_is_never_given_twice(cluster: LocalCluster, work: Path, tmp_path: Path) -> None:
