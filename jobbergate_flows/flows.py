@@ -53,12 +53,11 @@ async def _run(application: Application, answers: Any, resources: Any, directory
         return Cancelled(message=str(error))
     except JobbergateFlowsError as error:
         return Failed(message=str(error), data=error)
-    # Prefect's types have no `return_state` for async tasks.
-    ended = await await_for_job(job, follow_state=True, return_state=True)  # type: ignore[misc]
+    ended = await await_for_job(job, follow_state=True, return_state=True)
     outcome = await ended.aresult(raise_on_failure=False)
     if not isinstance(outcome, JobFailed) and not ended.is_completed():
         return Failed(message=f"Slurm job {job.job_id} could not be followed: {outcome}", data=outcome)
-    await apublish_results(job, return_state=True)  # type: ignore[misc]
+    await apublish_results(job, return_state=True)
     await (await session_for()).mark_told(job)
     return state_for(outcome.status, job) if isinstance(outcome, JobFailed) else state_for(outcome, job)
 

@@ -26,7 +26,7 @@ class JobFailed(JobbergateFlowsError):
     """
 
     def __init__(self, job: SlurmJob, status: JobStatus) -> None:
-        super().__init__(f"job {job.job_id} ended {status.name}: {status.message}")
+        super().__init__(f"job {job.job_id}: {status.message}")
         self.job = job
         self.status = status
 

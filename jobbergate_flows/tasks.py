@@ -19,18 +19,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Failed
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from jobbergate_flows.applications import Application, load_application
@@ -40,6 +39,7 @@ from jobbergate_flows.blocks.application import aload_application
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
+from jobbergate_flows.job_task import job_task
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
@@ -49,6 +49,7 @@ from jobbergate_flows.slurm.submission import SubmissionOrder, home_expanded
 from jobbergate_flows.states import JobFailed, state_for
 
 Cluster = SlurmCluster | str | None
+T = TypeVar("T")
 
 
 class ParallelSubmissions(JobbergateFlowsError):
@@ -159,7 +160,7 @@ async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
     )
 
 
-@task(name="render_job_script", cache_policy=NO_CACHE, retries=0)
+@job_task("render_job_script")
 async def arender_job_script(
     application: Application | str | Path,
     answers: Mapping[str, Any] | None = None,
@@ -168,10 +169,10 @@ async def arender_job_script(
     sbatch: Sequence[str] = (),
 ) -> JobScript:
     """Render an application's job script. The async twin of `render_job_script`."""
-    return await _render_job_script(application, answers, job_name, sbatch)
+    return await _ending_in_words(_render_job_script(application, answers, job_name, sbatch))
 
 
-@task(name="render_job_script", cache_policy=NO_CACHE, retries=0)
+@job_task("render_job_script")
 def render_job_script(
     application: Application | str | Path,
     answers: Mapping[str, Any] | None = None,
@@ -193,10 +194,10 @@ def render_job_script(
         ApplicationError: The application cannot be loaded, an answer is missing, unknown or wrong, or the template
             does not render. The error names the file and line, or the question.
     """
-    return run_coro_as_sync(_render_job_script(application, answers, job_name, sbatch))
+    return run_coro_as_sync(_ending_in_words(_render_job_script(application, answers, job_name, sbatch)))
 
 
-@task(name="submit_job_script", cache_policy=NO_CACHE, retries=0)
+@job_task("submit_job_script")
 async def asubmit_job_script(
     script: JobScript,
     *,
@@ -208,10 +209,10 @@ async def asubmit_job_script(
     key: str | None = None,
 ) -> SlurmJob:
     """Submit a job script, once. The async twin of `submit_job_script`."""
-    return await _submit_job_script(script, resources, directory, job_name, in_place, cluster, key)
+    return await _ending_in_words(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key))
 
 
-@task(name="submit_job_script", cache_policy=NO_CACHE, retries=0)
+@job_task("submit_job_script")
 def submit_job_script(
     script: JobScript,
     *,
@@ -242,10 +243,12 @@ def submit_job_script(
         SubmissionCancelled: the run was cancelled first.
         ParallelSubmissions: parallel calls without a `key`.
     """
-    return run_coro_as_sync(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key))
+    return run_coro_as_sync(
+        _ending_in_words(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key))
+    )
 
 
-@task(name="wait_for_job", cache_policy=NO_CACHE, retries=0)
+@job_task("wait_for_job")
 async def await_for_job(
     job: SlurmJob, *, follow_state: bool = False, cluster: SlurmCluster | str | None = None
 ) -> JobStatus:
@@ -253,7 +256,7 @@ async def await_for_job(
     return await _wait_for_job(job, follow_state, cluster)  # type: ignore[return-value]
 
 
-@task(name="wait_for_job", cache_policy=NO_CACHE, retries=0)
+@job_task("wait_for_job")
 def wait_for_job(job: SlurmJob, *, follow_state: bool = False, cluster: SlurmCluster | str | None = None) -> JobStatus:
     """Wait until a job is final, with its states and its output in the run's logs.
 
@@ -273,28 +276,38 @@ def wait_for_job(job: SlurmJob, *, follow_state: bool = False, cluster: SlurmClu
     return run_coro_as_sync(_wait_for_job(job, follow_state, cluster))
 
 
-@task(name="cancel_job", cache_policy=NO_CACHE, retries=0)
+@job_task("cancel_job")
 async def acancel_job(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
     """Ask Slurm to cancel a job. The async twin of `cancel_job`."""
     await _cancel_job(job, cluster)
 
 
-@task(name="cancel_job", cache_policy=NO_CACHE, retries=0)
+@job_task("cancel_job")
 def cancel_job(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
     """Ask Slurm to cancel a job; `wait_for_job` tells when it is over. An ended job is no error."""
     run_coro_as_sync(_cancel_job(job, cluster))
 
 
-@task(name="publish_results", cache_policy=NO_CACHE, retries=0)
+@job_task("publish_results")
 async def apublish_results(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
     """Publish a job's summary as an artifact. The async twin of `publish_results`."""
     await _publish_results(job, cluster)
 
 
-@task(name="publish_results", cache_policy=NO_CACHE, retries=0)
+@job_task("publish_results")
 def publish_results(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
     """Publish an ended job's summary (ids, partition, nodes, times, exit code, reason) as an artifact of the run."""
     run_coro_as_sync(_publish_results(job, cluster))
+
+
+async def _ending_in_words(act: Coroutine[Any, Any, T]) -> T:
+    """End the task run with the error's words instead of a traceback; who called the task still gets the error."""
+    try:
+        return await act
+    except SubmissionCancelled as error:
+        return cast(T, Cancelled(message=str(error), data=error))
+    except JobbergateFlowsError as error:
+        return cast(T, Failed(message=str(error), data=error))
 
 
 _calls: Counter[tuple[UUID, int]] = Counter()

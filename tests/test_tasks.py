@@ -1,0 +1,163 @@
+"""The tasks, in flows of anybody's and in a plain script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from prefect import flow
+
+from jobbergate_flows.applications import BadAnswer, JobScript
+from jobbergate_flows.blocks import SlurmCluster
+from jobbergate_flows.slurm.errors import DirectoryRefused, OptionRefused
+from jobbergate_flows.states import JobFailed
+from jobbergate_flows.tasks import (
+    ParallelSubmissions,
+    acancel_job,
+    arender_job_script,
+    asubmit_job_script,
+    await_for_job,
+    cancel_job,
+    publish_results,
+    render_job_script,
+    submit_job_script,
+    wait_for_job,
+)
+from tests.cluster.prefect_server import PrefectServer
+
+STUDY = Path(__file__).parents[1] / "examples" / "parameter-study"
+LOCAL = SlurmCluster(access="local")
+
+
+def script(text: str) -> JobScript:
+    return JobScript(name="job", text=f"#!/bin/bash\n{text}\n")
+
+
+@pytest.fixture(autouse=True)
+def _a_server(prefect_server: PrefectServer) -> None:
+    """Tasks tell a server of themselves."""
+
+
+def test_in_a_sync_flow_a_job_is_rendered_submitted_and_waited_for(tmp_path: Path) -> None:
+    @flow
+    def study() -> str:
+        rendered = render_job_script(STUDY, {"damping_points": 2})
+        job = submit_job_script(rendered, directory=tmp_path, cluster=LOCAL)
+        status = wait_for_job(job, cluster=LOCAL)
+        publish_results(job, cluster=LOCAL)
+        assert (Path(job.directory) / "results.csv").is_file()
+        return status.name
+
+    assert study() == "Completed"
+
+
+async def test_in_an_async_flow_too(tmp_path: Path) -> None:
+    @flow
+    async def study() -> str:
+        rendered = await arender_job_script(STUDY, {"damping_points": 2})
+        job = await asubmit_job_script(rendered, directory=tmp_path, cluster=LOCAL)
+        return (await await_for_job(job, cluster=LOCAL)).name
+
+    assert await study() == "Completed"
+
+
+def test_in_a_plain_script_each_call_is_a_job_of_its_own(tmp_path: Path) -> None:
+    first = submit_job_script(script("true"), directory=tmp_path, cluster=LOCAL)
+    second = submit_job_script(script("true"), directory=tmp_path, cluster=LOCAL)
+    assert first.job_id != second.job_id
+    assert wait_for_job(first, cluster=LOCAL).name == wait_for_job(second, cluster=LOCAL).name == "Completed"
+
+
+def test_a_failed_job_raises_with_its_status_and_names_its_task_run(tmp_path: Path) -> None:
+    job = submit_job_script(script("exit 7"), directory=tmp_path, cluster=LOCAL)
+    with pytest.raises(JobFailed, match="exit code 7") as failed:
+        wait_for_job(job, cluster=LOCAL)
+    assert str(failed.value.status.exit_code) == "7:0"
+    state = wait_for_job.with_options(name="again")(job, cluster=LOCAL, return_state=True)
+    assert (state.type.value, state.name) == ("FAILED", "Failed")
+
+
+def test_the_future_of_a_failed_job_raises_as_well(tmp_path: Path) -> None:
+    @flow
+    def study() -> None:
+        job = submit_job_script(script("exit 7"), directory=tmp_path, cluster=LOCAL)
+        wait_for_job.submit(job, cluster=LOCAL).result()
+
+    with pytest.raises(JobFailed, match="exit code 7"):
+        study()
+
+
+async def test_a_failed_job_raises_in_async_code_too(tmp_path: Path) -> None:
+    job = await asubmit_job_script(script("exit 7"), directory=tmp_path, cluster=LOCAL)
+    with pytest.raises(JobFailed, match="exit code 7"):
+        await await_for_job(job, cluster=LOCAL)
+
+
+def test_a_cancelled_job_ends_its_task_run_cancelled(tmp_path: Path) -> None:
+    job = submit_job_script(script("exec sleep 300"), directory=tmp_path, cluster=LOCAL)
+    cancel_job(job, cluster=LOCAL)
+    state = wait_for_job(job, cluster=LOCAL, return_state=True)
+    assert state.type.value == "CANCELLED"
+
+
+async def test_cancelling_an_ended_job_is_no_error(tmp_path: Path) -> None:
+    job = await asubmit_job_script(script("true"), directory=tmp_path, cluster=LOCAL)
+    await await_for_job(job, cluster=LOCAL)
+    await acancel_job(job, cluster=LOCAL)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"directory": "/no/such/folder"}, DirectoryRefused),
+        ({"resources": {"tasks": 0}}, OptionRefused),
+        ({"resources": {"taks": 1}}, OptionRefused),
+    ],
+)
+def test_what_cannot_be_submitted_is_raised_before_anything_is(tmp_path: Path, options, error) -> None:
+    with pytest.raises(error):
+        submit_job_script(script("true"), **{"directory": tmp_path, "cluster": LOCAL, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_answer_is_raised_with_its_question() -> None:
+    with pytest.raises(BadAnswer, match="Processes at once"):
+        render_job_script(STUDY, {"cpus": 1000})
+
+
+def test_parallel_submissions_need_keys(tmp_path: Path) -> None:
+    @flow
+    def careless() -> None:
+        futures = [
+            submit_job_script.submit(script(f"echo {number}"), directory=tmp_path, cluster=LOCAL) for number in range(8)
+        ]
+        for future in futures:
+            future.result()
+
+    @flow
+    def careful() -> set[str]:
+        futures = [
+            submit_job_script.submit(script("true"), directory=tmp_path, cluster=LOCAL, key=f"part-{number}")
+            for number in range(4)
+        ]
+        return {future.result().job_id for future in futures}
+
+    with pytest.raises(ParallelSubmissions, match="key="):
+        careless()
+    assert len(careful()) == 4
+
+
+def test_a_flow_that_is_run_again_gets_the_job_of_its_first_life(tmp_path: Path) -> None:
+    jobs = []
+
+    @flow(retries=1)
+    def crashing() -> None:
+        job = submit_job_script(script("sleep 1"), directory=tmp_path, cluster=LOCAL)
+        jobs.append(job.job_id)
+        if len(jobs) == 1:
+            raise RuntimeError("between submission and end")
+        wait_for_job(job, cluster=LOCAL)
+
+    crashing()
+    assert len(jobs) == 2
+    assert jobs[0] == jobs[1]
