@@ -28,10 +28,10 @@ with socket.socket() as _probe:
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT}/api"
 
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.site import Site, script_application
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
-from tests.end_to_end.site import Site, script_application
 
 
 async def main(waiting: list[int], repeat: int, query_seconds: float) -> None:

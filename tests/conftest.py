@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
 from tests.cluster.guard import guard  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
+from tests.cluster.site import Site  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, missing  # noqa: E402
+from tests.cluster.worker import WorkerProcess  # noqa: E402
 
 guard.watch("folder", str(_HOME))
 
@@ -80,3 +82,33 @@ def prefect_server() -> Iterator[PrefectServer]:
     """A real Prefect server for the whole session, to which the tests' own clients talk from then on."""
     with PrefectServer() as server, temporary_settings({PREFECT_API_URL: server.api_url}):
         yield server
+
+
+@pytest.fixture(scope="session")
+def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("site")
+
+
+@pytest.fixture(scope="session")
+async def site(slurm_cluster: SlurmCluster, prefect_server: PrefectServer, site_folder: Path) -> AsyncIterator[Site]:
+    """One site for the whole session: a second worker on its pool would have a ledger of its own."""
+    environment = {
+        "PREFECT_API_URL": prefect_server.api_url,
+        "PREFECT_HOME": str(site_folder / "prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": "slurm",
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_LEDGER": str(site_folder / "ledger.sqlite3"),
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
+        "SLURM_CONF": str(slurm_cluster.conf),
+        "HOME": os.environ.get("HOME", "/root"),
+    }
+    worker = WorkerProcess("slurm-test", site_folder, environment)
+    made = Site(slurm_cluster, site_folder, "slurm-test", worker, environment)
+    made.jobs.mkdir()
+    await made.make_pool()
+    worker.start()
+    try:
+        yield made
+    finally:
+        worker.stop()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.browser.chromium import Chromium, missing
-from tests.end_to_end.conftest import a_worker_that_runs, site, site_folder
+from tests.end_to_end.conftest import a_worker_that_runs
 
-__all__ = ["a_worker_that_runs", "browser", "pictures", "site", "site_folder"]
+__all__ = ["a_worker_that_runs", "browser", "pictures"]
 
 _PICTURES = "JOBBERGATE_FLOWS_SCREENSHOTS"
 

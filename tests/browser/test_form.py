@@ -16,8 +16,8 @@ from jobbergate_flows.deployments import DeployedApplication
 from jobbergate_flows.slurm.options import SlurmResources
 from tests.browser.chromium import Chromium
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.site import Site
 from tests.cluster.waiting import await_until
-from tests.end_to_end.site import Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.slurm]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from jobbergate_flows.applications import Application
+from tests.cluster.site import Site, script_application
 from tests.cluster.waiting import await_until
-from tests.end_to_end.site import Site, script_application
 
 SLEEP = "#!/bin/bash\nexec sleep 300\n"
 CANCEL_SECONDS = 30

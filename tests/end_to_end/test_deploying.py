@@ -21,9 +21,9 @@ from prefect.exceptions import ObjectNotFound
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import StoredApplication, block_name, pin
 from jobbergate_flows.flows import ENTRYPOINT, application_flow
+from tests.cluster.site import Site, script_application
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
-from tests.end_to_end.site import Site, script_application
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "examples" / "parameter-study"

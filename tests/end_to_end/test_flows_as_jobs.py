@@ -10,8 +10,8 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 
+from tests.cluster.site import Site
 from tests.cluster.waiting import await_until
-from tests.end_to_end.site import Site
 
 FLOW = """\
 import os

@@ -8,9 +8,9 @@ import pytest
 
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.service import ServiceFailed
+from tests.cluster.site import Site, script_application
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
-from tests.end_to_end.site import Site, script_application
 
 
 @pytest.mark.slurm

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobbergate_flows.applications import Application
-from tests.end_to_end.site import Site, script_application
+from tests.cluster.site import Site, script_application
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
