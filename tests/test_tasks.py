@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect import flow
@@ -46,7 +47,7 @@ def test_in_a_sync_flow_a_job_is_rendered_submitted_and_waited_for(tmp_path: Pat
         status = wait_for_job(job, cluster=LOCAL)
         publish_results(job, cluster=LOCAL)
         assert (Path(job.directory) / "results.csv").is_file()
-        return status.name
+        return str(status.name)
 
     assert study() == "Completed"
 
@@ -56,7 +57,7 @@ async def test_in_an_async_flow_too(tmp_path: Path) -> None:
     async def study() -> str:
         rendered = await arender_job_script(STUDY, {"damping_points": 2})
         job = await asubmit_job_script(rendered, directory=tmp_path, cluster=LOCAL)
-        return (await await_for_job(job, cluster=LOCAL)).name
+        return str((await await_for_job(job, cluster=LOCAL)).name)
 
     assert await study() == "Completed"
 
@@ -114,7 +115,9 @@ async def test_cancelling_an_ended_job_is_no_error(tmp_path: Path) -> None:
         ({"resources": {"taks": 1}}, OptionRefused),
     ],
 )
-def test_what_cannot_be_submitted_is_raised_before_anything_is(tmp_path: Path, options, error) -> None:
+def test_what_cannot_be_submitted_is_raised_before_anything_is(
+    tmp_path: Path, options: dict[str, Any], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         submit_job_script(script("true"), **{"directory": tmp_path, "cluster": LOCAL, **options})
     assert list(tmp_path.iterdir()) == []

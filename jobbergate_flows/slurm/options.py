@@ -195,8 +195,8 @@ class SlurmResources(BaseModel):
         for name, value in self.extra.items():
             pattern = _EXTRA.get(name)
             if pattern is None:
-                raise ValueError(
-                    f"sbatch option {name!r} is unknown or not allowed here; allowed are {', '.join(_EXTRA)}"
+                raise PydanticCustomError(
+                    _NOT_ALLOWED, "sbatch option {option} is unknown or not allowed here", {"option": repr(name)}
                 )
             if not re.fullmatch(pattern, value):
                 expected = "takes no value" if not pattern else f"does not take {value!r}"
@@ -243,6 +243,7 @@ OPTION_OF_FIELD: Mapping[str, str] = {
 }  # fmt: skip
 _FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
 _IGNORED = {"kill-on-invalid-dep"}
+_NOT_ALLOWED = "option_not_allowed"
 _OURS = {"job-name", "comment", "chdir"}
 
 
@@ -352,9 +353,10 @@ def refused(error: ValidationError) -> OptionRefused:
     place = ".".join(str(part) for part in first["loc"]) or "resources"
     known = ", ".join(SlurmResources.model_fields)
     message = str(first["msg"]).removeprefix("Value error, ")
-    hint = f"known are {known}" if first["type"] == "extra_forbidden" else None
+    unknown = first["type"] == "extra_forbidden"
+    hints = {"extra_forbidden": f"known are {known}", _NOT_ALLOWED: f"allowed are {', '.join(_EXTRA)}"}
     return OptionRefused(
-        "there is no such option" if hint else message,
+        "there is no such option" if unknown else message,
         where=f"resources.{place}".replace("resources.resources", "resources"),
-        hint=hint,
+        hint=hints.get(first["type"]),
     )

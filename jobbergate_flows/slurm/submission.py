@@ -107,7 +107,8 @@ class SubmissionOrder:
     @property
     def script_file(self) -> str:
         """The name of the job script's file in that directory: for people; sbatch reads the script from its input."""
-        return f"{slurm_name(self.name)}.sh"
+        name = slurm_name(self.name)
+        return f"{name}.sh" if f"{name}.sh" not in self.script.files else f"{name}-{self.key.token}.sh"
 
 
 async def submit_once(

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from prefect.client.schemas.objects import State
 from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Running
 
 from agent_worker.flow_jobs import settled
@@ -14,7 +15,7 @@ JOB = SlurmJob(
 )  # fmt: skip
 
 
-def ended(phase, name, code=0, signal=0):
+def ended(phase: Phase, name: str, code: int = 0, signal: int = 0) -> JobStatus:
     return JobStatus(phase, name, f"{name}: said", name.upper(), True, exit_code=ExitCode(code, signal))
 
 
@@ -43,6 +44,8 @@ NODE_FAIL = ended(Phase.CRASHED, "NodeFail")
         (AwaitingRetry(), OK, None),
     ],
 )
-def test_slurms_named_end_wins_over_what_a_dying_engine_said(current, status, result):
+def test_slurms_named_end_wins_over_what_a_dying_engine_said(
+    current: State, status: JobStatus, result: str | None
+) -> None:
     state = settled(current, status, JOB)
     assert (state.name if state else None) == result

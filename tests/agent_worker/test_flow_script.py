@@ -1,6 +1,7 @@
 """The job script of an ordinary flow."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from agent_worker.flow_script import environment_text, flow_job_script
 from jobbergate_flows.errors import JobbergateFlowsError
 
 
-def test_the_script_runs_its_command_with_the_environment_of_the_file_and_holds_none_of_it(tmp_path):
+def test_the_script_runs_its_command_with_the_environment_of_the_file_and_holds_none_of_it(tmp_path: Path) -> None:
     (tmp_path / "environment").write_text(environment_text({"API_KEY": "it's $secret\n2nd `line`"}))
     script = flow_job_script(
         command="bash -c 'printf %s \"$API_KEY $PREPARED $PWD\"'",
@@ -21,7 +22,7 @@ def test_the_script_runs_its_command_with_the_environment_of_the_file_and_holds_
     assert "secret" not in script
 
 
-def test_the_command_replaces_the_shell_so_that_slurm_signals_the_flow_itself(tmp_path):
+def test_the_command_replaces_the_shell_so_that_slurm_signals_the_flow_itself(tmp_path: Path) -> None:
     (tmp_path / "environment").write_text("")
     script = flow_job_script(command="bash -c 'echo $$'", environment_file=str(tmp_path / "environment"))
     shell = subprocess.Popen(["bash"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -36,7 +37,9 @@ def test_the_command_replaces_the_shell_so_that_slurm_signals_the_flow_itself(tm
         ({"environment_file": "/no/such/file"}, 73),
     ],
 )
-def test_what_cannot_be_set_up_ends_the_job_before_the_flow_starts(tmp_path, options, code):
+def test_what_cannot_be_set_up_ends_the_job_before_the_flow_starts(
+    tmp_path: Path, options: dict[str, str], code: int
+) -> None:
     (tmp_path / "environment").write_text("")
     script = flow_job_script(
         **{"command": "echo started", "environment_file": str(tmp_path / "environment"), **options}
@@ -45,6 +48,6 @@ def test_what_cannot_be_set_up_ends_the_job_before_the_flow_starts(tmp_path, opt
     assert (done.returncode, done.stdout) == (code, "")
 
 
-def test_a_name_that_no_shell_takes_is_refused():
+def test_a_name_that_no_shell_takes_is_refused() -> None:
     with pytest.raises(JobbergateFlowsError, match="letters, digits"):
         environment_text({"A;rm -rf": "x"})

@@ -1,10 +1,10 @@
 """Which of a pool's unfinished runs a worker takes up."""
 
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Pending, Running
 
 from agent_worker.recovery import LOST_AFTER, is_left_behind
@@ -13,9 +13,9 @@ NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 PID = "cluster:run"
 
 
-def run(state, pid=PID, owner="me", age=timedelta(0)):
+def run(state: State, pid: str | None = PID, owner: str = "me", age: timedelta = timedelta(0)) -> FlowRun:
     state.timestamp = NOW - age
-    return SimpleNamespace(id=uuid4(), state=state, infrastructure_pid=pid, labels={"prefect.worker.name": owner})
+    return FlowRun(flow_id=uuid4(), state=state, infrastructure_pid=pid, labels={"prefect.worker.name": owner})
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,6 @@ def run(state, pid=PID, owner="me", age=timedelta(0)):
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_is_taken_up_when_nobody_else_has_it(left_behind, why, flow_run):
+def test_a_run_is_taken_up_when_nobody_else_has_it(left_behind: bool, why: str, flow_run: FlowRun) -> None:
     decided = is_left_behind(flow_run, pid=PID, worker_name="me", online={"me", "other"}, now=NOW)
     assert decided is left_behind, why

@@ -287,6 +287,10 @@ def test_an_application_may_name_its_own_modules_as_it_likes(make: Make) -> None
     assert parameters(application) == {"x": "own"}
 
 
+class Count(enum.IntEnum):
+    ONE = 1
+
+
 class Kind(enum.StrEnum):
     DIRECT = "direct"
 
@@ -295,7 +299,7 @@ class Kind(enum.StrEnum):
     ("question", "given", "answer"),
     [
         ("List('x', choices=['direct'])", Kind.DIRECT, "direct"),
-        ("Integer('x')", enum.IntEnum("Count", "ONE").ONE, 1),
+        ("Integer('x')", Count.ONE, 1),
         ("File('x')", Path("a/b"), "a/b"),
         ("Text('x')", datetime.date(2026, 11, 21), "2026-11-21"),
         ("Checkbox('x', choices=['a', 'b'])", ("b", "a"), ["b", "a"]),

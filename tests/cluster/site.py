@@ -83,7 +83,7 @@ class Site:
             if run.state_name in names:
                 return run
             if run.state is not None and run.state.is_final():
-                raise AssertionError(f"the run ended {run.state_name}: {run.state.message}\n{self.worker_log()}")
+                raise AssertionError(f"the run ended {run.state_name}: {message(run)}\n{self.worker_log()}")
             return None
 
         return await await_until(reached, timeout, f"a state of {names}") or await self.run(run_id)
@@ -155,6 +155,11 @@ class Site:
 
     def worker_log(self) -> str:
         return self.worker.log.read_text(errors="replace")[-4000:]
+
+
+def message(run: FlowRun) -> str:
+    """What the run's state says."""
+    return (run.state.message if run.state else None) or ""
 
 
 def script_application(folder: Path, name: str, script: str, questions: str = "[]") -> Application:

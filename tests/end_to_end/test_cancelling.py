@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from jobbergate_flows.applications import Application
-from tests.cluster.site import Site, script_application
+from tests.cluster.site import Site, message, script_application
 from tests.cluster.waiting import await_until
 
 SLEEP = "#!/bin/bash\nexec sleep 300\n"
@@ -20,7 +21,7 @@ def slurm_state(site: Site, job_id: str) -> str:
 
 
 @pytest.mark.slurm
-async def test_cancelling_a_running_run_cancels_its_job(site: Site, tmp_path: Path):
+async def test_cancelling_a_running_run_cancels_its_job(site: Site, tmp_path: Path) -> None:
     deployed = await site.deploy(script_application(tmp_path, "cancelled-running", SLEEP))
     run_id = await site.start(deployed)
     await site.until(run_id, "Running")
@@ -37,7 +38,7 @@ async def test_cancelling_a_running_run_cancels_its_job(site: Site, tmp_path: Pa
 
 
 @pytest.mark.slurm
-async def test_cancelling_a_queued_run_cancels_its_job(site: Site, tmp_path: Path):
+async def test_cancelling_a_queued_run_cancels_its_job(site: Site, tmp_path: Path) -> None:
     deployed = await site.deploy(script_application(tmp_path, "cancelled-queued", SLEEP))
     run_id = await site.start(deployed, resources={"extra": {"hold": ""}})
     await site.until(run_id, "Held")
@@ -49,7 +50,7 @@ async def test_cancelling_a_queued_run_cancels_its_job(site: Site, tmp_path: Pat
 
 
 @pytest.mark.slurm
-async def test_cancelling_while_the_script_is_rendered_submits_nothing(site: Site, tmp_path: Path):
+async def test_cancelling_while_the_script_is_rendered_submits_nothing(site: Site, tmp_path: Path) -> None:
     rendering = tmp_path / "rendering"
     # The form is found by following the default; only the answer makes it slow.
     workflow = (
@@ -79,20 +80,21 @@ async def test_cancelling_while_the_script_is_rendered_submits_nothing(site: Sit
 
 
 @pytest.mark.slurm
-async def test_scancel_ends_the_run_cancelled_and_says_by_whom(site: Site, tmp_path: Path):
+async def test_scancel_ends_the_run_cancelled_and_says_by_whom(site: Site, tmp_path: Path) -> None:
     deployed = await site.deploy(script_application(tmp_path, "scancelled", SLEEP))
     run_id = await site.start(deployed)
     await site.until(run_id, "Queued", "Running")
     job_id = await await_until(lambda: _job_id(site, run_id), 30, "the job's id")
+    assert job_id
     site.slurm.run("scancel", job_id)
     run = await site.end(run_id)
     assert run.state_name == "Cancelled"
-    assert "by uid 0 (root)" in (run.state.message or "")
+    assert "by uid 0 (root)" in message(run)
 
 
 async def _exists(path: Path) -> bool:
     return await asyncio.to_thread(path.exists)
 
 
-async def _job_id(site: Site, run_id) -> str | None:
+async def _job_id(site: Site, run_id: UUID) -> str | None:
     return next((row.job_id for row in site.submissions(run_id)), None)

@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectNotFound
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import StoredApplication, block_name, pin
 from jobbergate_flows.flows import ENTRYPOINT, application_flow
-from tests.cluster.site import Site, script_application
+from tests.cluster.site import Site, message, script_application
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
@@ -55,7 +55,9 @@ def serve_chain(environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.slurm
-async def test_prefect_deploy_all_deploys_the_examples_with_the_form_of_deploy_application(site: Site, tmp_path: Path):
+async def test_prefect_deploy_all_deploys_the_examples_with_the_form_of_deploy_application(
+    site: Site, tmp_path: Path
+) -> None:
     entries = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     for entry in entries["deployments"]:
         entry["work_pool"]["name"] = site.pool
@@ -65,29 +67,31 @@ async def test_prefect_deploy_all_deploys_the_examples_with_the_form_of_deploy_a
         deployed = await site.deploy(Application.from_path(ROOT / "examples" / name), name="by-python")
         by_prefect, by_python = await read(f"{name}/{name}"), await read(f"{name}/by-python")
         assert by_prefect.parameter_openapi_schema == by_python.parameter_openapi_schema
+        assert by_prefect.parameter_openapi_schema
         assert by_prefect.parameter_openapi_schema["properties"]["application"]["const"] == deployed.application
         assert not by_prefect.pull_steps
         assert by_prefect.description == by_python.description
     nightly = await read("parameter-study/nightly")
     assert nightly.global_concurrency_limit is not None
     assert nightly.global_concurrency_limit.limit == 1
-    assert [schedule.schedule.cron for schedule in nightly.schedules] == ["0 2 * * *"]
+    assert [getattr(schedule.schedule, "cron", None) for schedule in nightly.schedules] == ["0 2 * * *"]
     run = await site.end(await site.start((await read("multi-task/multi-task")).id, directory=str(site.jobs)))
     assert run.state_name == "Completed", run.state
 
 
-def test_the_recurring_deployment_of_its_folder_is_the_one_that_prefect_yaml_lists():
+def test_the_recurring_deployment_of_its_folder_is_the_one_that_prefect_yaml_lists() -> None:
     listed = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     (own,) = yaml.safe_load((ROOT / "deployments" / "nightly-parameter-study.yaml").read_text())["deployments"]
     assert own == next(entry for entry in listed if entry["name"] == "nightly")
 
 
 @pytest.mark.slurm
-async def test_flow_deploy_gives_the_same_deployment(site: Site):
+async def test_flow_deploy_gives_the_same_deployment(site: Site) -> None:
     flow = application_flow(Application.from_path(STUDY))
     deployment_id = await asyncio.to_thread(
         lambda: flow.deploy("by-flow", work_pool_name=site.pool, print_next_steps=False, ignore_warnings=True)
     )
+    assert isinstance(deployment_id, UUID)
     async with get_client() as client:
         deployment = await client.read_deployment(deployment_id)
     assert deployment.entrypoint == ENTRYPOINT
@@ -96,7 +100,7 @@ async def test_flow_deploy_gives_the_same_deployment(site: Site):
 
 
 @pytest.mark.slurm
-async def test_the_same_deployment_runs_on_a_process_worker_without_ours(site: Site, tmp_path: Path):
+async def test_the_same_deployment_runs_on_a_process_worker_without_ours(site: Site, tmp_path: Path) -> None:
     environment = {
         **site.environment,
         "PREFECT_HOME": str(tmp_path / "prefect"),
@@ -112,16 +116,16 @@ async def test_the_same_deployment_runs_on_a_process_worker_without_ours(site: S
         run_id = await plain.start(deployed, directory=str(site.jobs))
         run = await plain.end(run_id)
         assert run.state_name == "Completed", f"{run.state} {plain.worker_log()}"
-        assert "Slurm job" in (run.state.message or "")
+        assert "Slurm job" in message(run)
         failing = await plain.deploy(script_application(tmp_path, "exits", "#!/bin/bash\nexit 4\n"))
         run = await plain.end(await plain.start(failing, directory=str(site.jobs)))
-        assert "exit code 4" in (run.state.message or "")
+        assert "exit code 4" in message(run)
     finally:
         worker.stop()
 
 
 @pytest.mark.slurm
-async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path):
+async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path) -> None:
     environment = site.worker.environment | {
         "JOBBERGATE_FLOWS_CLUSTER": "slurm",
         "JOBBERGATE_FLOWS_LEDGER": str(tmp_path / "ledger.sqlite3"),
@@ -130,6 +134,7 @@ async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path):
     server = serve_chain(environment)
     try:
         deployment = await await_until(lambda: _deployment("chain-two-jobs/chain-two-jobs"), 60, "the served flow")
+        assert deployment
         run_id = await site.start(deployment, directory=str(site.jobs))
         run = await site.end(run_id, 120)
         assert run.state_name == "Completed", await site.logs(run_id)
@@ -141,7 +146,7 @@ async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path):
 
 
 @pytest.mark.slurm
-async def test_a_concurrency_limit_holds_through_queued_and_running(site: Site, tmp_path: Path):
+async def test_a_concurrency_limit_holds_through_queued_and_running(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
     deployed = await site.deploy(script_application(tmp_path, "one-at-a-time", script), concurrency_limit=1)
@@ -160,7 +165,7 @@ async def test_a_concurrency_limit_holds_through_queued_and_running(site: Site, 
 
 
 @pytest.mark.slurm
-async def test_a_scheduled_start_that_comes_too_late_is_not_made_up_for(site: Site, tmp_path: Path):
+async def test_a_scheduled_start_that_comes_too_late_is_not_made_up_for(site: Site, tmp_path: Path) -> None:
     application = script_application(tmp_path, "recurring", "#!/bin/bash\ntrue\n")
     site.worker.stop()
     deployed = await site.deploy(application, interval=2, job_variables={"start_within": 3})
@@ -172,11 +177,11 @@ async def test_a_scheduled_start_that_comes_too_late_is_not_made_up_for(site: Si
     site.worker.start()
     run = await site.end(first.id)
     assert run.state_name == "Cancelled"
-    assert "Missed its start" in (run.state.message or "")
+    assert "Missed its start" in message(run)
 
 
 @pytest.mark.slurm
-async def test_what_the_form_refuses_starts_no_run(site: Site):
+async def test_what_the_form_refuses_starts_no_run(site: Site) -> None:
     deployed = await site.deploy(Application.from_path(STUDY))
     for parameters, words in (
         ({"answers": {"cpus": 0}}, "0 is less than the minimum of 1"),
@@ -191,15 +196,15 @@ async def test_what_the_form_refuses_starts_no_run(site: Site):
 
 
 @pytest.mark.slurm
-async def test_a_changed_block_is_not_run(site: Site, tmp_path: Path):
+async def test_a_changed_block_is_not_run(site: Site, tmp_path: Path) -> None:
     application = script_application(tmp_path, "pinned", "#!/bin/bash\necho right\n")
     deployed = await site.deploy(application)
     other = script_application(tmp_path / "other", "pinned", "#!/bin/bash\necho wrong\n")
     await StoredApplication.of(other).asave(block_name(pin(application)), overwrite=True)
     run = await site.end(await site.start(deployed))
     assert run.state_name == "Failed"
-    assert other.digest in (run.state.message or "")
-    assert "deploy the application again" in (run.state.message or "")
+    assert other.digest in message(run)
+    assert "deploy the application again" in message(run)
 
 
 @pytest.mark.slurm
@@ -215,12 +220,12 @@ async def test_a_changed_block_is_not_run(site: Site, tmp_path: Path):
 )
 async def test_what_cannot_be_submitted_ends_the_run_failed_with_the_reason(
     site: Site, parameters: dict[str, Any], words: str
-):
+) -> None:
     deployed = await site.deploy(Application.from_path(STUDY))
     run_id = await site.start(deployed, **parameters)
     run = await site.end(run_id)
     assert run.state_name == "Failed"
-    assert words in (run.state.message or "")
+    assert words in message(run)
     assert site.slurm_jobs(run_id) == []
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 
-from tests.cluster.site import Site
+from tests.cluster.site import Site, message
 from tests.cluster.waiting import await_until
 
 FLOW = """\
@@ -54,7 +54,7 @@ async def deploy_flow(site: Site, folder: Path, **job_variables: Any) -> UUID:
 
 
 @pytest.mark.slurm
-async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(site: Site, tmp_path: Path):
+async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(site: Site, tmp_path: Path) -> None:
     deployment = await deploy_flow(
         site,
         tmp_path,
@@ -78,16 +78,16 @@ async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(s
 @pytest.mark.parametrize(("how", "type_", "words"), [("fail", "FAILED", "on purpose"), ("die", "FAILED", "signal 9")])
 async def test_a_flow_that_fails_or_is_killed_ends_its_run(
     site: Site, tmp_path: Path, how: str, type_: str, words: str
-):
+) -> None:
     run_id = await site.start(await deploy_flow(site, tmp_path), how=how)
     run = await site.end(run_id, 120)
     assert run.state is not None
     assert run.state.type.value == type_
-    assert words in (run.state.message or "")
+    assert words in message(run)
 
 
 @pytest.mark.slurm
-async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: Path):
+async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: Path) -> None:
     marker = tmp_path / "runs"
     run_id = await site.start(await deploy_flow(site, tmp_path), how="sleep", marker=str(marker))
     await await_until(lambda: _exists(marker), 90, "the flow to run")
@@ -101,7 +101,7 @@ async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: P
 
 
 @pytest.mark.slurm
-async def test_cancelling_a_queued_flow_cancels_its_job(site: Site, tmp_path: Path):
+async def test_cancelling_a_queued_flow_cancels_its_job(site: Site, tmp_path: Path) -> None:
     run_id = await site.start(await deploy_flow(site, tmp_path, extra={"hold": ""}), how="well")
     await site.until(run_id, "Held")
     await site.cancel(run_id)
@@ -109,7 +109,7 @@ async def test_cancelling_a_queued_flow_cancels_its_job(site: Site, tmp_path: Pa
 
 
 @pytest.mark.slurm
-async def test_a_killed_worker_takes_its_flows_jobs_up_again(site: Site, tmp_path: Path):
+async def test_a_killed_worker_takes_its_flows_jobs_up_again(site: Site, tmp_path: Path) -> None:
     queued = await site.start(await deploy_flow(site, tmp_path, extra={"hold": ""}), how="die")
     await site.until(queued, "Held")
     site.worker.kill()
@@ -117,7 +117,7 @@ async def test_a_killed_worker_takes_its_flows_jobs_up_again(site: Site, tmp_pat
     (submission,) = site.submissions(queued)
     site.slurm.run("scontrol", "release", submission.job_id or "")
     run = await site.end(queued, 120)
-    assert "signal 9" in (run.state.message or "")
+    assert "signal 9" in message(run)
     assert len(site.slurm_jobs(queued)) == 1
 
 
@@ -133,11 +133,11 @@ async def test_a_killed_worker_takes_its_flows_jobs_up_again(site: Site, tmp_pat
 )
 async def test_what_cannot_be_submitted_ends_the_run_with_the_reason(
     site: Site, tmp_path: Path, variables: dict[str, Any], words: str
-):
+) -> None:
     run = await site.end(await site.start(await deploy_flow(site, tmp_path, **variables), how="well"))
     assert run.state is not None
     assert run.state.type.value in ("FAILED", "CRASHED")
-    assert words in (run.state.message or "")
+    assert words in message(run)
 
 
 async def _is_gone(path: Path) -> bool:

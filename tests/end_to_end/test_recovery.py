@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.service import ServiceFailed
-from tests.cluster.site import Site, script_application
+from tests.cluster.site import Site, message, script_application
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
 
 @pytest.mark.slurm
-async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Path):
+async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\necho went on\n"
     deployed = await site.deploy(script_application(tmp_path, "survivor", script))
@@ -36,7 +37,7 @@ async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Pa
 
 
 @pytest.mark.slurm
-async def test_sigterm_leaves_jobs_and_runs_alone(site: Site, tmp_path: Path):
+async def test_sigterm_leaves_jobs_and_runs_alone(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
     deployed = await site.deploy(script_application(tmp_path, "left-alone", script))
@@ -54,7 +55,7 @@ async def test_sigterm_leaves_jobs_and_runs_alone(site: Site, tmp_path: Path):
 
 
 @pytest.mark.slurm
-async def test_a_controller_that_stops_during_the_submission_gets_exactly_one_job(site: Site, tmp_path: Path):
+async def test_a_controller_that_stops_during_the_submission_gets_exactly_one_job(site: Site, tmp_path: Path) -> None:
     deployed = await site.deploy(script_application(tmp_path, "once", "#!/bin/bash\ntrue\n"))
     site.slurm.pause("slurmctld")
     try:
@@ -68,7 +69,7 @@ async def test_a_controller_that_stops_during_the_submission_gets_exactly_one_jo
 
 
 @pytest.mark.slurm
-async def test_the_accounting_daemon_may_be_away_while_jobs_end(site: Site, tmp_path: Path):
+async def test_the_accounting_daemon_may_be_away_while_jobs_end(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\nexit 5\n"
     deployed = await site.deploy(script_application(tmp_path, "unaccounted", script))
@@ -84,13 +85,13 @@ async def test_the_accounting_daemon_may_be_away_while_jobs_end(site: Site, tmp_
         site.slurm.start_service("slurmdbd")
     run = await site.end(run_id, 120)
     assert run.state_name == "Failed"
-    assert "exit code 5" in (run.state.message or "")
+    assert "exit code 5" in message(run)
 
 
 @pytest.mark.slurm
 async def test_the_prefect_server_may_be_away_while_jobs_run_and_end(
     site: Site, prefect_server: PrefectServer, tmp_path: Path
-):
+) -> None:
     go_on = tmp_path / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
     deployed = await site.deploy(script_application(tmp_path, "unserved", script))
@@ -109,13 +110,13 @@ async def test_the_prefect_server_may_be_away_while_jobs_run_and_end(
 
 
 @pytest.mark.slurm
-async def test_a_second_worker_of_one_name_is_refused(site: Site, tmp_path: Path):
+async def test_a_second_worker_of_one_name_is_refused(site: Site, tmp_path: Path) -> None:
     second = WorkerProcess(site.pool, tmp_path, site.environment)
     with pytest.raises(ServiceFailed, match="another worker named"):
         second.start()
 
 
-async def _runs_on_a_node(site: Site, run_id) -> bool:
+async def _runs_on_a_node(site: Site, run_id: UUID) -> bool:
     return any("node1" in (state.message or "") for state in await site.states(run_id))
 
 
@@ -123,5 +124,5 @@ async def _left_the_queue(site: Site, job_id: str) -> bool:
     return not site.slurm.run("squeue", "-h", "-t", "running,completing", "-j", job_id, check=False).strip()
 
 
-async def _is_final(site: Site, run_id) -> bool:
+async def _is_final(site: Site, run_id: UUID) -> bool:
     return all(row.status == "final" for row in site.submissions(run_id))

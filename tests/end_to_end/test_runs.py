@@ -5,23 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.objects import StateType
 
 from jobbergate_flows.applications import Application
-from tests.cluster.site import Site, script_application
+from tests.cluster.site import Site, message, script_application
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.slurm
 @pytest.mark.parametrize("name", ["parameter-study", "multi-task", "array-over-files", "nested-questions"])
-async def test_each_example_runs_to_completed_through_its_deployment(site: Site, name: str):
+async def test_each_example_runs_to_completed_through_its_deployment(site: Site, name: str) -> None:
     deployed = await site.deploy(Application.from_path(EXAMPLES / name))
     run_id = await site.start(deployed)
     run = await site.end(run_id)
     assert run.state_name == "Completed", f"{run.state}\n{await site.logs(run_id)}\n{site.worker_log()}"
     (submission,) = site.submissions(run_id)
     assert submission.job is not None
-    assert submission.job.job_id in (run.state.message or "")
+    assert submission.job.job_id in message(run)
     assert f"{site.slurm.name}:{run_id}" == run.infrastructure_pid
     names = [state.name for state in await site.states(run_id)]
     assert names[-1] == "Completed"
@@ -33,7 +34,7 @@ async def test_each_example_runs_to_completed_through_its_deployment(site: Site,
 
 
 @pytest.mark.slurm
-async def test_output_and_errors_arrive_in_the_runs_logs(site: Site, tmp_path: Path):
+async def test_output_and_errors_arrive_in_the_runs_logs(site: Site, tmp_path: Path) -> None:
     script = "#!/bin/bash\necho to the output\necho to the errors >&2\n"
     deployed = await site.deploy(script_application(tmp_path, "talkative", script))
     run_id = await site.start(deployed)
@@ -53,38 +54,40 @@ async def test_output_and_errors_arrive_in_the_runs_logs(site: Site, tmp_path: P
 )
 async def test_a_failing_job_ends_the_run_failed_and_says_how(
     site: Site, tmp_path: Path, script: str, name: str, words: str
-):
+) -> None:
     deployed = await site.deploy(script_application(tmp_path, f"failing-{words.replace(' ', '-')}", script))
     run = await site.end(await site.start(deployed))
     assert run.state_name == name
-    assert words in (run.state.message or "")
+    assert words in message(run)
 
 
 @pytest.mark.slurm
-async def test_an_array_with_one_failing_task_fails_and_counts_its_tasks(site: Site, tmp_path: Path):
+async def test_an_array_with_one_failing_task_fails_and_counts_its_tasks(site: Site, tmp_path: Path) -> None:
     script = "#!/bin/bash\n#SBATCH --array=0-3\ntest $SLURM_ARRAY_TASK_ID != 2\n"
     deployed = await site.deploy(script_application(tmp_path, "array", script))
     run_id = await site.start(deployed)
     run = await site.end(run_id)
     assert run.state_name == "Failed"
-    assert "4 tasks: 3 COMPLETED, 1 FAILED" in (run.state.message or "")
+    assert "4 tasks: 3 COMPLETED, 1 FAILED" in message(run)
     assert len(site.slurm_jobs(run_id)) == 1
 
 
 @pytest.mark.slurm
-async def test_a_job_beyond_its_time_limit_ends_the_run_timed_out(site: Site, tmp_path: Path):
+async def test_a_job_beyond_its_time_limit_ends_the_run_timed_out(site: Site, tmp_path: Path) -> None:
     deployed = await site.deploy(script_application(tmp_path, "too-slow", "#!/bin/bash\nexec sleep 300\n"))
     run = await site.end(await site.start(deployed, resources={"time_limit": "1"}), timeout=180)
-    assert (run.state.type.value, run.state_name) == ("FAILED", "TimedOut")
+    assert (run.state_type, run.state_name) == (StateType.FAILED, "TimedOut")
 
 
 @pytest.mark.slurm
-async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its_nodes(site: Site, tmp_path: Path):
+async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its_nodes(
+    site: Site, tmp_path: Path
+) -> None:
     deployed = await site.deploy(script_application(tmp_path, "held", "#!/bin/bash\nsleep 2\n"))
     run_id = await site.start(deployed, resources={"extra": {"hold": ""}})
     queued = await site.until(run_id, "Held")
-    assert queued.state.type.value == "PENDING"
-    assert "JobHeldUser" in (queued.state.message or "")
+    assert queued.state_type is StateType.PENDING
+    assert "JobHeldUser" in message(queued)
     (submission,) = site.submissions(run_id)
     site.slurm.run("scontrol", "release", submission.job_id or "")
     run = await site.end(run_id)
@@ -94,7 +97,7 @@ async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its
 
 
 @pytest.mark.slurm
-async def test_retry_after_failed_submits_exactly_one_new_job(site: Site, tmp_path: Path):
+async def test_retry_after_failed_submits_exactly_one_new_job(site: Site, tmp_path: Path) -> None:
     marker = tmp_path / "second-time"
     script = f"#!/bin/bash\ntest -e {marker} && exit 0\ntouch {marker}\nexit 1\n"
     deployed = await site.deploy(script_application(tmp_path, "retried", script))

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +106,17 @@ async def test_a_job_runs_in_a_directory_of_its_own_with_its_files(
     row = row_of(ledger, order)
     assert (row.status, row.job) == (SubmissionStatus.SUBMITTED, job)
     assert set(row.written_files) == {"data/in.txt", "my-study.sh"}
+
+
+async def test_a_supporting_file_may_have_the_name_that_the_script_would_get(
+    cluster: FaultyCluster, ledger: Ledger, base: Path
+) -> None:
+    script = JobScript(name="study", text="#!/bin/sh\nsh study.sh\n", files={"study.sh": "echo helped\n"})
+
+    job = await submit_once(cluster, ledger, SubmissionOrder(script, SlurmResources(), str(base), KEY))
+
+    assert (Path(job.directory) / "study.sh").read_text() == "echo helped\n"
+    assert (Path(job.directory) / f"study-{KEY.token}.sh").read_text() == script.text
 
 
 async def test_directives_and_options_say_where_the_output_goes_and_whether_it_is_an_array(
@@ -575,7 +587,9 @@ def an_old_intent(order: SubmissionOrder, cluster: Cluster) -> Submission:
         ("#!/bin/bash\n", {"requeue": True}, "--requeue"),
     ],
 )
-def test_whether_a_job_may_be_requeued_is_always_said_and_the_script_may_say_it(script, resources, argument):
+def test_whether_a_job_may_be_requeued_is_always_said_and_the_script_may_say_it(
+    script: str, resources: dict[str, Any], argument: str
+) -> None:
     order = SubmissionOrder(
         JobScript(name="job", text=script), SlurmResources(**resources), "/tmp", SubmissionKey.once()
     )
