@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import subprocess
 from pathlib import Path
 
 from tests.cli.command_line import COMMAND, application
 
+_CURSOR = "\x1b[?25h"
+_SECONDS = 60
 QUESTIONS = """
 Text("name", "Whose name?"),
 Integer("steps", "How many steps?", minval=1, maxval=9, default=3),
@@ -34,11 +37,16 @@ class Terminal:
 
     def answer(self, question: str, text: str) -> None:
         self.read(question)
+        # A question that listens shows its cursor; what is typed while there is none may be lost.
+        self.read(_CURSOR)
         os.write(self._screen, text.encode())
 
     def read(self, text: str) -> None:
         """Read on until the text is on the screen."""
         while text not in self.seen:
+            assert select.select([self._screen], [], [], _SECONDS)[0], (
+                f"{text!r} did not come; on the screen: {self.seen!r}"
+            )
             self.seen += os.read(self._screen, 4096).decode(errors="replace")
         self.seen = self.seen.partition(text)[2]
 
@@ -54,6 +62,7 @@ def test_questions_are_asked_and_asked_again_after_a_bad_answer(tmp_path: Path) 
 
     terminal.answer("Whose name?", "Ada\r")
     terminal.answer("How many steps?", "\x7f12\r")
+    terminal.read("'12' is more than the maximum of 9")
     terminal.answer("How many steps?", "\x7f5\r")
     terminal.answer("Once more?", "y")
 
