@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 
+_STARTS_AT_ONCE = 2
+
+
 class WorkerRefused(JobbergateFlowsError):
     """The worker cannot start as it is set up."""
 
@@ -56,6 +59,8 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         if not kwargs.get("name"):
             # A name that survives a restart: the next worker of this host takes up this one's runs at once.
             self.name = f"{socket.gethostname()} {work_pool_name}"
+        # Prefect's own worker starts all runs of a poll at once, and its server on SQLite then locks itself up.
+        self._starting = asyncio.Semaphore(_STARTS_AT_ONCE)
         self.settings = WorkerSettings()
         self.supervisor = Supervisor(self._make_session)
         self.supervisor.add_service(
@@ -112,6 +117,10 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
             raise InfrastructureNotAvailable(f"the run belongs to a worker of cluster {cluster!r}")
         run = await self.client.read_flow_run(UUID(flow_run_id))
         await self.supervisor.do(cancel(self.supervisor, run))
+
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        async with self._starting:
+            await super()._submit_run(flow_run)
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         runs = await super()._get_scheduled_flow_runs()

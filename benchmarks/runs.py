@@ -4,9 +4,9 @@ Run as root on Debian from the repository's folder, on an idle machine:
 
     .venv/bin/python -m benchmarks.runs --waiting 1 100 500
 
-It starts a real Slurm, a real Prefect server on SQLite and a worker, and prints medians of `--repeat` runs in seconds:
-from the creation of a run to its Slurm id, and from the end of its job to its final state; then, for each number of
-waiting runs, the worker's resident memory in MiB, and what one run more costs.
+It starts a real Slurm, a real Prefect server on PostgreSQL (with `--sqlite`: on SQLite) and a worker, and prints
+medians of `--repeat` runs in seconds: from the creation of a run to its Slurm id, and from the end of its job to its
+final state; then, for each number of waiting runs, the worker's resident memory in MiB, and what one run more costs.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import os
 import socket
 import statistics
 import tempfile
+import time
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
@@ -27,6 +29,7 @@ with socket.socket() as _probe:
 # Before Prefect is imported.
 os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{_PORT}/api"
 
+from tests.cluster.postgres import PostgresServer
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.site import Site, script_application
 from tests.cluster.slurm import SlurmCluster
@@ -34,13 +37,13 @@ from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
 
-async def main(waiting: list[int], repeat: int, query_seconds: float) -> None:
+async def main(waiting: list[int], repeat: int, query_seconds: float, sqlite: bool) -> None:
     """Measure and print."""
-    with (
-        tempfile.TemporaryDirectory(prefix="benchmark-") as name,
-        SlurmCluster() as slurm,
-        PrefectServer(_PORT) as server,
-    ):
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-"))
+        slurm = stack.enter_context(SlurmCluster())
+        database = None if sqlite else stack.enter_context(PostgresServer()).url("asyncpg")
+        server = stack.enter_context(PrefectServer(_PORT, database))
         folder = Path(name)
         environment = {
             "PREFECT_API_URL": server.api_url,
@@ -87,6 +90,7 @@ async def memory(site: Site, numbers: list[int]) -> None:
     held: list[UUID] = []
     before = resident(site)
     for number in numbers:
+        began = time.monotonic()
         while len(held) < number:
             held.append(await site.start(deployed, resources={"extra": {"hold": ""}}))
 
@@ -97,7 +101,10 @@ async def memory(site: Site, numbers: list[int]) -> None:
 
         await await_until(all_wait, 900, f"{number} waiting runs", 2)
         now = resident(site)
-        print(f"worker with {number} runs waiting: {now:.0f} MiB ({(now - before) / number:.2f} MiB a run)")
+        print(
+            f"worker with {number} runs waiting: {now:.0f} MiB ({(now - before) / number:.2f} MiB a run), "
+            f"all in Slurm's queue {time.monotonic() - began:.0f} s after the first was made"
+        )
 
 
 def resident(site: Site) -> float:
@@ -116,5 +123,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--query-seconds", type=float, default=10, help="how often the worker polls (Prefect's default)"
     )
+    parser.add_argument(
+        "--sqlite", action="store_true", help="a Prefect server on SQLite, which is for few runs at once"
+    )
     given = parser.parse_args()
-    asyncio.run(main(given.waiting, given.repeat, given.query_seconds))
+    asyncio.run(main(given.waiting, given.repeat, given.query_seconds, given.sqlite))

@@ -1,4 +1,4 @@
-"""A real Prefect server, on SQLite in a folder and on a port of its own."""
+"""A real Prefect server, with a folder and on a port of its own."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ from tests.cluster.service import Service, free_ports
 
 
 class PrefectServer:
-    """`with PrefectServer() as server: ...`; stopping and starting keeps port and database."""
+    """`with PrefectServer() as server: ...`; stopping and starting keeps port and database.
 
-    def __init__(self, port: int | None = None) -> None:
+    Args:
+        port: Otherwise a free one.
+        database: SQLAlchemy's URL; otherwise SQLite in the server's folder.
+    """
+
+    def __init__(self, port: int | None = None, database: str | None = None) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="prefect-"))
         guard.watch("folder", str(self.folder))
         self.port = port or free_ports(1)[0]
@@ -29,6 +34,8 @@ class PrefectServer:
             "PREFECT_API_URL": self.api_url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         }
+        if database is not None:
+            environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
         self.service = Service(
             "Prefect server",
             [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)],

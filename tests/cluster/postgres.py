@@ -1,0 +1,84 @@
+"""A real PostgreSQL, in a folder and on a port of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.cluster.guard import guard
+from tests.cluster.service import Service, free_ports
+
+_USER = "postgres"
+
+
+def programs() -> Path | None:
+    """Where Debian keeps the newest PostgreSQL's programs; None when it is not installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+class PostgresServer:
+    """`with PostgresServer() as server: ...`; to be run as root: PostgreSQL itself runs as its own account."""
+
+    def __init__(self) -> None:
+        found = programs()
+        if found is None:
+            raise RuntimeError("no PostgreSQL here: apt-get install postgresql")
+        self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
+        guard.watch("folder", str(self.folder))
+        shutil.chown(self.folder, _USER, _USER)
+        self.port = free_ports(1)[0]
+        self._programs = found
+        self._data = self.folder / "data"
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
+        self.service = Service(
+            "PostgreSQL",
+            [
+                *(str(found / "postgres"), "-D", str(self._data), "-p", str(self.port), "-k", str(self.folder)),
+                *("-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"),
+            ],
+            self.folder / "postgres.log",
+            self._environment,
+            user=_USER,
+        )
+
+    def url(self, driver: str) -> str:
+        """SQLAlchemy's URL of its database.
+
+        Args:
+            driver: `asyncpg` or `psycopg`.
+        """
+        return f"postgresql+{driver}://{_USER}@127.0.0.1:{self.port}/postgres"
+
+    def __enter__(self) -> Self:
+        try:
+            make = [str(self._programs / "initdb"), "-D", str(self._data), "--auth=trust", "--no-sync", "-E", "UTF8"]
+            subprocess.run(
+                make, check=True, capture_output=True, user=_USER, group=_USER, cwd="/", env=self._environment
+            )
+            self.service.start()
+            self.service.wait_ready(self._ready)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End it and remove its folder."""
+        self.service.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        guard.forget("folder", str(self.folder))
+
+    def _ready(self) -> bool:
+        asked = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(asked, check=False, capture_output=True, env=self._environment).returncode == 0
