@@ -137,10 +137,10 @@ def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str
 
 
 def write_secret(path: str, text: str) -> None:
-    """Write one hidden file of mode 0600 into a directory that is the user's own, in the place of whatever is there."""
+    """Write one file of mode 0600 into a directory that is the user's own, in the place of whatever is there."""
     folder_name, name = os.path.split(path)
-    if not os.path.isabs(path) or not _SECRET.fullmatch(name):
-        raise Refused("FileRefused", "this is no place for a secret", path, "its name begins with a dot")
+    if not os.path.isabs(path) or not name:
+        raise Refused("FileRefused", "this is no absolute path of a file", path)
     with _refusing(path), _opened(folder_name) as folder:
         if os.fstat(folder).st_uid != os.geteuid():
             raise Refused("FileRefused", "the directory belongs to somebody else", folder_name)
@@ -733,6 +733,8 @@ class WriteSecret:
     text: str
 
     def serve(self, state: State) -> dict[str, Any]:
+        if not _SECRET.fullmatch(os.path.basename(self.path)):
+            raise Refused("FileRefused", "this is no place for a secret", self.path, "its name begins with a dot")
         write_secret(self.path, self.text)
         return {}
 
