@@ -154,12 +154,13 @@ def remove_files(paths: Sequence[str]) -> None:
         folder_name, name = os.path.split(path)
         if not os.path.isabs(path) or not name:
             raise Refused("FileRefused", "this is no absolute path of a file", path)
-        with (
-            _refusing(path),
-            contextlib.suppress(FileNotFoundError, NotADirectoryError),
-            _opened(folder_name) as folder,
-        ):
-            os.unlink(name, dir_fd=folder)
+        try:
+            with _refusing(path), _opened(folder_name) as folder:
+                os.unlink(name, dir_fd=folder)
+        except Refused as error:
+            gone = isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError))
+            if not gone or os.path.islink(folder_name):
+                raise
 
 
 def read(path: str, offset: int, limit: int) -> tuple[bytes, int] | None:
