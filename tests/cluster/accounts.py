@@ -130,7 +130,9 @@ class Accounts:
     def admit(self, slurm: SlurmCluster) -> None:
         """Let the users submit jobs."""
         for name in USERS:
-            slurm.run("sacctmgr", "-i", "add", "user", name, f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
+            # That one has it already is an error to sacctmgr.
+            user = ("user", name, f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
+            slurm.run("sacctmgr", "-i", "add", *user, check=False)
 
     def run_as(self, user: str, *arguments: str, check: bool = True) -> str:
         """Run a program as a user, and return what it says."""
