@@ -174,7 +174,10 @@ def read(path: str, offset: int, limit: int) -> tuple[bytes, int] | None:
         raise Refused("FileRefused", f"the file cannot be read: {error.strerror}", path) from error
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        # A job's output may be said to go to /proc/self/environ: that would be the reader's own.
+        if not stat.S_ISREG(status.st_mode) or os.readlink(f"/proc/self/fd/{descriptor}").startswith(
+            ("/proc/", "/sys/")
+        ):
             raise Refused("FileRefused", "this is no regular file", path)
         return os.pread(descriptor, limit, offset), status.st_size
     except OSError as error:

@@ -384,7 +384,7 @@ class DeputyDoor:
             account = await asyncio.to_thread(find_account, self._user, rules=self._rules)
         else:
             account = await asyncio.to_thread(known_account, self._user)
-        connection = await _Connection.open(self._how.start(account))
+        connection = await _Connection.open(self._how.start(account), self._how.hint)
         try:
             async with asyncio.timeout(_SLACK_SECONDS):
                 greeting = await connection.greeting()
@@ -497,7 +497,7 @@ class _Connection:
         self.used_at = time.monotonic()
 
     @classmethod
-    async def open(cls, start: Start) -> _Connection:
+    async def open(cls, start: Start, hint: str) -> _Connection:
         """Start the process.
 
         Raises:
@@ -512,7 +512,7 @@ class _Connection:
             ours.close()
             our_complaints.close()
             raise ClusterUnreachable(
-                f"the deputy cannot be started: {error.strerror}", where=start.arguments[0]
+                f"the deputy cannot be started: {error.strerror}", where=start.arguments[0], hint=hint
             ) from error
         finally:
             theirs.close()

@@ -92,7 +92,7 @@ def test_nobody_below_the_floor_is_let_in(uid: int, rules: AccountRules) -> None
 
 
 def test_root_is_never_let_in() -> None:
-    people = {"root": ("root", 0, "/bin/bash"), "toor": ("toor", 0, "/bin/bash")}
+    people: dict[str, Any] = {"root": ("root", 0, "/bin/bash"), "toor": ("toor", 0, "/bin/bash")}
     for name in people:
         with pytest.raises(AccountRefused, match="uid 0"):
             find_account(name, rules=AccountRules(min_uid=0), library=Library(**people))

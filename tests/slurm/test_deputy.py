@@ -112,6 +112,31 @@ def test_it_says_first_who_it_is() -> None:
     assert greeting["groups"] == os.getgroups()
 
 
+def test_it_closes_what_it_was_given_besides(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "secret", os.O_CREAT | os.O_RDWR)
+    arguments = [sys.executable, "-I", str(PROGRAM)]
+    try:
+        process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(descriptor,)
+        )
+    finally:
+        os.close(descriptor)
+    with process:
+        Talk(process).hear()
+        assert set(os.listdir(f"/proc/{process.pid}/fd")) == {"0", "1", "2"}
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@pytest.mark.usefixtures("accounts")
+def test_it_is_never_roots_by_sudo() -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", PROGRAM], env={"SUDO_UID": "1000"}, input=b"", capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (3, b"")
+
+
 def test_it_runs_on_older_pythons_and_with_the_standard_library_alone() -> None:
     tree = ast.parse(PROGRAM.read_text(), feature_version=(3, 9))
     modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -240,6 +265,34 @@ def test_when_the_worker_dies_a_submission_is_finished_and_everything_else_ended
 
     assert (tmp_path / "done-sbatch").exists()
     assert not (tmp_path / "done-scancel").exists()
+
+
+def test_when_the_worker_dies_the_renderer_ends(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        f"import os, time\nopen({str(tmp_path / 'new')!r}, 'w').write(str(os.getpid()))\n"
+        f"os.rename({str(tmp_path / 'new')!r}, {str(tmp_path / 'pid')!r})\ntime.sleep(600)\n"
+    )
+    limits = {"seconds": 60, "memory": 1 << 30, "output": 1 << 20, "processes": 64}
+    with a_deputy(renderer=[sys.executable, str(program)]) as talk:
+        request = {"dict": [["do", "render"]]}
+        talk.say({"id": 1, "do": "render", "request": request, "files": {"a/b": "eA=="}, "limits": limits})
+        wait_until((tmp_path / "pid").exists, 20, "the renderer")
+        talk.stdin.close()
+        assert talk.process.wait(30) == 0
+
+    assert not Path("/proc", (tmp_path / "pid").read_text()).exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", ""])
+def test_an_applications_file_stays_below_its_folder(name: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("")
+    limits = {"seconds": 5, "memory": 1 << 30, "output": 1 << 20, "processes": 64}
+    state = State(Hello(renderer=[sys.executable, str(program)]))
+    values = {"request": {"dict": [["do", "render"]]}, "limits": limits, "files": {name: "eA=="}}
+
+    assert kind_of(asked(state, "render", **values)) == "FileRefused"
 
 
 def test_it_ends_when_nobody_asks_for_anything() -> None:
@@ -510,7 +563,7 @@ class TestConsent:
             self.read(file)
 
     @pytest.mark.parametrize("level", range(4))
-    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+    @pytest.mark.usefixtures("accounts")
     def test_what_belongs_to_somebody_else_is_refused(self, file: Path, level: int) -> None:
         os.chown((file, *file.parents)[level], 1, -1)
 

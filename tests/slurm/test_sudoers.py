@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -75,7 +74,7 @@ def test_the_worker_starts_no_deputy_for_whom_it_does_not_serve(accounts: Accoun
     assert '"user"' not in done.stdout
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root installs")
+@pytest.mark.usefixtures("accounts")
 class TestInstalling:
     def test_the_installed_deputy_is_the_packages_own_and_roots(self, tmp_path: Path) -> None:
         target = tmp_path / "deputy"
