@@ -90,6 +90,7 @@ class Accounts:
         self._lock = _LOCK.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         for group in (GROUP, _SECOND_GROUP):
+            guard.watch("group", group)
             _run("groupadd", "-f", group)
         for name in (*USERS, WORKER):
             if not _exists(name):
@@ -119,6 +120,8 @@ class Accounts:
             end_accounts(_MARK)
             for group in (GROUP, _SECOND_GROUP):
                 subprocess.run(["groupdel", group], check=False, capture_output=True)
+        for group in (GROUP, _SECOND_GROUP):
+            guard.forget("group", group)
         guard.forget("accounts", _MARK)
         self._lock.close()
 

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["process", "jobs", "folder", "file", "accounts"]
+Kind = Literal["process", "jobs", "folder", "file", "accounts", "group"]
 _PATIENCE = 10.0
 
 
@@ -30,7 +30,8 @@ class Guard:
         self._process: subprocess.Popen[str] | None = None
 
     def watch(self, kind: Kind, value: str) -> None:
-        """End this later: a process group by its leader's id, the jobs of a slurm.conf, a folder, a file, accounts."""
+        """End this later: a process group by its leader's id, the jobs of a slurm.conf, a folder, a file, a group, or
+        accounts by their comment."""
         self._say("watch", kind, value)
 
     def forget(self, kind: Kind, value: str) -> None:
@@ -139,6 +140,8 @@ def _guard() -> None:
                 end_jobs(value)
             elif kind == "accounts":
                 end_accounts(value)
+            elif kind == "group":
+                subprocess.run(["groupdel", value], capture_output=True, check=False)
             elif kind == "file":
                 Path(value).unlink(missing_ok=True)
             else:
