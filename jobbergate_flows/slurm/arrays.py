@@ -15,7 +15,7 @@ def expand_tasks(text: str) -> tuple[int, ...]:
     """
     tasks: set[int] = set()
     for part in text.split("%")[0].split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part)
+        match = re.fullmatch(r"([0-9]{1,18})(?:-([0-9]{1,18})(?::([0-9]{1,18}))?)?", part)
         if match is None:
             raise ValueError(f"{text!r} names no array tasks")
         numbers = range(int(match[1]), int(match[2] or match[1]) + 1, int(match[3] or 1) or 1)

@@ -49,14 +49,24 @@ class CommandCluster:
 
     Args:
         name: The cluster's name.
-        door: The account that acts.
+        door: The account that acts: submits, cancels, reads and writes files.
+        watching: Who asks Slurm about jobs, if not the same account: whoever this process runs as.
         slurm_conf: Path of slurm.conf where it is not the system's.
         clusters: A name for `--clusters`, where a host serves several; it needs accounting.
     """
 
-    def __init__(self, name: str, door: Door, *, slurm_conf: str | None = None, clusters: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        door: Door,
+        *,
+        watching: Door | None = None,
+        slurm_conf: str | None = None,
+        clusters: str | None = None,
+    ) -> None:
         self._name = name
         self._door = door
+        self._watching = watching or door
         self._clusters = clusters
         self._submitting = clean_environment(slurm_conf=slurm_conf)
         self._querying = clean_environment(slurm_conf=slurm_conf, query=True)
@@ -137,7 +147,7 @@ class CommandCluster:
         """See `Cluster.cancel`."""
         for start in range(0, len(job_ids), _CANCEL_BATCH):
             command = Scancel(job_ids[start : start + _CANCEL_BATCH], self._clusters)
-            command.parse(await self._ask(command))
+            command.parse(await self._door.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS))
 
     async def details(self, job_id: str, *, since: datetime) -> JobDetails:
         """See `Cluster.details`."""
@@ -258,15 +268,13 @@ class CommandCluster:
 
     async def _check_version(self, command: str) -> Finding:
         try:
-            result = await self._door.run((command, "--version"), environment=self._querying, timeout=QUERY_SECONDS)
+            result = await self._watching.run((command, "--version"), environment=self._querying, timeout=QUERY_SECONDS)
         except ClusterUnreachable as error:
             return Finding(command, False, error.message, error.hint)
         return Finding(command, result.returncode == 0, result.words)
 
-    async def _ask(
-        self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | Scancel | ShowConfig
-    ) -> CommandResult:
-        return await self._door.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
+    async def _ask(self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | ShowConfig) -> CommandResult:
+        return await self._watching.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
 
     async def _controller_memory(self) -> timedelta:
         if self._memory is None:

@@ -43,3 +43,11 @@ class OptionRefused(SlurmError):
 
 class JobNotFound(SlurmError):
     """No such job is known."""
+
+
+class ConsentRefused(SlurmError):
+    """The user's file of authorized deployments cannot be trusted."""
+
+
+class RequestRefused(SlurmError):
+    """A deputy does not do what it was asked for: it is malformed, too large, or nothing that a deputy does."""

@@ -243,6 +243,9 @@ OPTION_OF_FIELD: Mapping[str, str] = {
 }  # fmt: skip
 _FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
 _IGNORED = {"kill-on-invalid-dep"}
+ALLOWED = frozenset({*OPTION_OF_FIELD.values(), *_EXTRA, *_IGNORED, "exclusive", "requeue", "no-requeue"})
+"""The names of all sbatch options that may be asked for."""
+
 _NOT_ALLOWED = "option_not_allowed"
 _OURS = {"job-name", "comment", "chdir"}
 
