@@ -20,6 +20,8 @@ LAYERS = {
     "jobbergate_flows.applications": 0,
     "jobbergate_flows.slurm": 0,
     "agent_worker": 2,
+    # What decides whose run it is must be readable, and testable, without Prefect.
+    "agent_worker.identity": 0,
     "jobbergate_flows.cli": 3,
 }
 NAMES = ("no Prefect", "Prefect", "agent_worker", "cli")
