@@ -23,7 +23,6 @@ MAX_LINE = 4096
 """No line is longer, in bytes: rsyslog and journald take 8 KiB."""
 
 _MAX_FIELD = 300
-_SECONDS = 2.0
 
 
 class AuditUnavailable(JobbergateFlowsError):
@@ -128,13 +127,15 @@ class AuditLog:
 
     Args:
         address: The socket of syslog or of the journal, or of what the site has in its place.
+        patience: Seconds to wait for one that is busy.
     """
 
-    def __init__(self, address: str = "/dev/log") -> None:
+    def __init__(self, address: str = "/dev/log", *, patience: float = 2.0) -> None:
         self.address = address
+        self.patience = patience
 
     def write(self, record: AuditRecord) -> None:
-        """Hand a record over. It waits for two seconds at most.
+        """Hand a record over.
 
         Raises:
             AuditUnavailable: Nobody takes it: whoever calls must let nothing happen then.
@@ -145,7 +146,7 @@ class AuditLog:
         # logging's own handler drops what it cannot send.
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(_SECONDS)
+                sender.settimeout(self.patience)
                 sender.connect(self.address)
                 sender.send(message)
         except OSError as error:

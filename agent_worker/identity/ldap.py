@@ -16,7 +16,12 @@ from urllib.parse import urlsplit
 
 import ldap3
 from cachetools import TTLCache
-from ldap3.core.exceptions import LDAPException, LDAPInvalidCredentialsResult, LDAPInvalidFilterError
+from ldap3.core.exceptions import (
+    LDAPException,
+    LDAPInvalidCredentialsResult,
+    LDAPInvalidFilterError,
+    LDAPSizeLimitExceededResult,
+)
 from ldap3.utils.conv import escape_filter_chars
 
 from agent_worker.identity.mapping import MapperBroken, MapperUnavailable
@@ -37,7 +42,7 @@ class LdapSettings:
         bind_dn, password_file: Whom to bind as; without them, anonymously.
         start_tls: Whether to turn an `ldap://` connection into an encrypted one.
         ca_file: The certificates of who may vouch for the server; otherwise the system's.
-        timeout: Seconds for connecting, and for each answer.
+        timeout: Seconds for connecting, and for each answer; at least one.
         expiry: Seconds for which an answer is remembered.
     """
 
@@ -49,7 +54,7 @@ class LdapSettings:
     password_file: Path | None = None
     start_tls: bool = False
     ca_file: Path | None = None
-    timeout: float = 5.0
+    timeout: int = 5
     expiry: float = 300.0
 
 
@@ -99,9 +104,11 @@ class LdapMapper:
                     settings.filter.replace("{identity}", escape_filter_chars(identity)),
                     attributes=[settings.attribute],
                     size_limit=2,
-                    time_limit=max(1, round(settings.timeout)),
+                    time_limit=settings.timeout,
                 )
                 entries = [entry for entry in connection.response or () if entry["type"] == "searchResEntry"]
+        except LDAPSizeLimitExceededResult as error:
+            raise self._several(identity) from error
         except LDAPInvalidFilterError as error:
             raise MapperBroken(f"the filter is none: {settings.filter}", where=self.name) from error
         except LDAPInvalidCredentialsResult as error:
@@ -136,18 +143,23 @@ class LdapMapper:
         values = entries[0]["attributes"].get(self.settings.attribute) or []
         names = [values] if isinstance(values, str) else list(values)
         if len(entries) > 1 or len(names) > 1:
-            raise MapperBroken(
-                f"the directory has several accounts for {identity!a}",
-                where=self.name,
-                hint="narrow the search's base or filter, so that one person has one account",
-            )
+            raise self._several(identity)
         if not names or not isinstance(names[0], str) or not names[0]:
             return None
         return names[0]
 
+    def _several(self, identity: str) -> MapperBroken:
+        return MapperBroken(
+            f"the directory has several accounts for {identity!a}",
+            where=self.name,
+            hint="narrow the search's base or filter, so that one person has one account",
+        )
+
 
 def _check(settings: LdapSettings) -> None:
     where = settings.url
+    if settings.timeout < 1:
+        raise MapperBroken("the timeout is shorter than a second", where=where, hint="give whole seconds")
     if settings.filter.count("{identity}") != 1:
         raise MapperBroken("the filter does not say where the identity goes", where=where, hint="(mail={identity})")
     if (settings.bind_dn is None) != (settings.password_file is None):

@@ -32,7 +32,10 @@ class MapperBroken(JobbergateFlowsError):
 class Mapper(Protocol):
     """Knows the accounts of people."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Which mapper it is, for the audit log."""
+        ...
 
     def account(self, identity: str) -> str | None:
         """The account of an identity; None for one that is not known.
