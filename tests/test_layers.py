@@ -61,7 +61,9 @@ def test_the_lower_half_imports_no_prefect() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["app"], ["app", "run"], ["job"], ["cluster"], ["blocks"], ["demo"]], ids=" ".join
+    "command",
+    [[], ["app"], ["app", "run"], ["job"], ["cluster"], ["blocks"], ["consent"], ["worker"], ["demo"]],
+    ids=" ".join,
 )
 def test_help_imports_no_prefect(command: list[str]) -> None:
     done = python(CALL_HELP, json.dumps(command))
