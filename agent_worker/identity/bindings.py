@@ -204,7 +204,6 @@ class BindingsFile:
             # A change of the file's owner or permissions is in its stamp; one of its directory's is not.
             _check_directory(self.path, self.owner)
             return self._kept[1]
-        self._kept = None
         text, stamp = _read(self.path, self.owner)
         bindings = parse_bindings(text, where=str(self.path))
         if stamp is not None:

@@ -109,10 +109,10 @@ class TestBinding:
 
 class TestUnit:
     @pytest.mark.parametrize("mode", MODES)
-    def test_systemd_takes_it(self, mode: Mode, tmp_path: Path) -> None:
+    def test_systemd_takes_it(self, mode: Mode, tmp_path: Path, request: pytest.FixtureRequest) -> None:
         analyze = shutil.which("systemd-analyze")
         if analyze is None:
-            required = os.environ.get("JOBBERGATE_FLOWS_REQUIRE_SLURM")
+            required = request.config.getoption("--require-slurm") or os.environ.get("JOBBERGATE_FLOWS_REQUIRE_SLURM")
             (pytest.fail if required else pytest.skip)("no systemd-analyze here")
         prefect = tmp_path / "venv" / "bin" / "prefect"
         prefect.parent.mkdir(parents=True)

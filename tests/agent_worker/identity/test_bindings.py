@@ -219,6 +219,8 @@ class TestReloading:
         with pytest.raises(BindingsBroken):
             file.current()
         path.chmod(0o644)
+        assert len(file.current().entries) == 2
+        # Nothing of the file itself changes by this.
         path.parent.chmod(0o777)
         with pytest.raises(BindingsBroken):
             file.current()

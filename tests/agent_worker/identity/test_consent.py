@@ -79,6 +79,9 @@ class TestWhatALineAllows:
     def test_a_run_that_names_no_application_is_none(self) -> None:
         assert why(f"{NAME} {DIGEST} answers=any", application=None) is not None
 
+    def test_a_line_that_is_made_without_being_parsed_allows_no_request_either(self) -> None:
+        assert matches(ConsentLine(1, NAME, application=DIGEST), a_run(), NOW) == "the line allows no request"
+
     def test_limits_hold_beside_any_answers(self) -> None:
         text = f"{NAME} {DIGEST} answers=any,max-nodes=2,max-time=1:00:00"
         assert why(text) is None
