@@ -160,6 +160,31 @@ def unit(
     print(unit_text(account=account, pool=pool, prefix=str(prefix or sys.prefix), mode=mode), end="")
 
 
+@commands.command()
+def sudoers(
+    group: Annotated[str, typer.Option(help="The worker acts for the members of this group.", show_default=False)],
+    account: Annotated[str, typer.Option(help="The worker's own account.")] = "jobbergate-worker",
+    deputy: Annotated[str | None, typer.Option(help="Where the deputy is installed.")] = None,
+) -> None:
+    """Print the file for /etc/sudoers.d that lets the worker's account start the deputy as others, and nothing else."""
+    from jobbergate_flows.slurm.deputy_door import INSTALLED
+    from jobbergate_flows.slurm.sudoers import sudoers_text
+
+    print(sudoers_text(account, group, deputy or INSTALLED), end="")
+
+
+@commands.command(name="install-deputy")
+def install(
+    to: Annotated[Path | None, typer.Option(help="Where; its directory must be root's.", show_default=False)] = None,
+) -> None:
+    """Install the deputy, the program that acts as a user, where sudo may start it. Again after each upgrade."""
+    from jobbergate_flows.slurm.deputy_door import INSTALLED
+    from jobbergate_flows.slurm.sudoers import install_deputy
+
+    target = to or Path(INSTALLED)
+    print(f"{target}: {install_deputy(target)}")
+
+
 def _digest(word: str | None) -> str | None:
     """A digest, also where a whole pin is given."""
     return None if word is None else word.rpartition("@")[2]

@@ -31,7 +31,7 @@ from jobbergate_flows.slurm.commands import (
 from jobbergate_flows.slurm.commands.sacct import BATCH
 from jobbergate_flows.slurm.commands.sbatch import TIMEOUT_SECONDS
 from jobbergate_flows.slurm.door import Door
-from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionAmbiguous
+from jobbergate_flows.slurm.errors import AnswerUntrue, ClusterUnreachable, SubmissionAmbiguous
 from jobbergate_flows.slurm.jobs import Absent, JobRow, Known, Observation, Unreachable
 from jobbergate_flows.slurm.states import MEANINGS, Finality
 
@@ -141,7 +141,13 @@ class CommandCluster:
             )
         except OSError as error:
             raise SubmissionAmbiguous(f"sbatch's answer was lost: {error}") from error
-        return command.parse(result)
+        job_id = command.parse(result)
+        if self._watching is not self._door:
+            # The answer is its user's word. That the job is theirs, and this one, is Slurm's to say.
+            named = SqueueFind(request.job_name, self.user, self._clusters)
+            if job_id not in {job.job_id for job in named.parse(await self._ask(named))}:
+                raise AnswerUntrue(f"Slurm knows no job {job_id} named {request.job_name} of {self.user}")
+        return job_id
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """See `Cluster.cancel`."""
