@@ -143,10 +143,7 @@ class CommandCluster:
             raise SubmissionAmbiguous(f"sbatch's answer was lost: {error}") from error
         job_id = command.parse(result)
         if self._watching is not self._door:
-            # The answer is its user's word. That the job is theirs, and this one, is Slurm's to say.
-            named = SqueueFind(request.job_name, self.user, self._clusters)
-            if job_id not in {job.job_id for job in named.parse(await self._ask(named))}:
-                raise AnswerUntrue(f"Slurm knows no job {job_id} named {request.job_name} of {self.user}")
+            await self._verify(request.job_name, job_id)
         return job_id
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
@@ -208,6 +205,16 @@ class CommandCluster:
         else:
             findings.append(Finding("accounting", True, "answers"))
         return findings
+
+    async def _verify(self, job_name: str, job_id: str) -> None:
+        # The answer is its user's word. That the job is theirs, and this one, is Slurm's to say.
+        named = SqueueFind(job_name, self.user, self._clusters)
+        try:
+            found = named.parse(await self._ask(named))
+        except ClusterUnreachable as error:
+            raise SubmissionAmbiguous(f"Slurm does not say whether job {job_id} is the one: {error.message}") from error
+        if job_id not in {job.job_id for job in found}:
+            raise AnswerUntrue(f"Slurm knows no job {job_id} named {job_name} of {self.user}")
 
     async def _shown(
         self, ids: Sequence[str], jobs: Mapping[str, datetime]

@@ -16,6 +16,7 @@ COMMANDS = [
     "job show", "job logs", "job cancel", "cluster", "cluster check", "blocks", "blocks register",
     "consent", "consent add", "consent list", "consent remove",
     "worker", "worker bind", "worker unbind", "worker bindings", "worker unit",
+    "worker sudoers", "worker install-deputy",
 ]  # fmt: skip
 
 
