@@ -164,6 +164,22 @@ class Accounts:
             _run("chmod", "-R", "a+rX", str(self.folder / "lib"), str(self.folder / "venv"))
         return str(self.folder / "venv" / "bin" / "python"), str(copy / "applications" / "child" / "program.py")
 
+    def installation(self) -> dict[str, str]:
+        """The environment in which every user's /usr/bin/python3 has this package and all that it needs: a copy."""
+        site = self.folder / "site-packages"
+        if not site.exists():
+            package = Path(jobbergate_flows.__file__).parent
+            found = importlib.util.find_spec("prefect")
+            assert found is not None
+            assert found.origin is not None
+            shutil.copytree(
+                Path(found.origin).parents[1], site, ignore=shutil.ignore_patterns("__pyc*", "__editable__*")
+            )
+            for name in ("jobbergate_flows", "agent_worker"):
+                shutil.copytree(package.parent / name, site / name, ignore=shutil.ignore_patterns("__pyc*"))
+            _run("chmod", "-R", "a+rX", str(site))
+        return {"PYTHONPATH": str(site), "PATH": _PATH, "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+
 
 def _exists(name: str) -> bool:
     try:
