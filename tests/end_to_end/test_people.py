@@ -1,4 +1,4 @@
-"""Runs of several people: each as its owner, who is not whom the run says, and with the owner's consent where wanted."""
+"""Runs of several people: each as its owner, not as whom the run says, and with the owner's consent where wanted."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class SharedSite(Site):
 
     @property
     def table(self) -> str:
-        return str(self.folder / "bindings.yaml")
+        return str(self.folder.parent / "bindings.yaml")
 
     async def owned(self, application: Application, owner: str) -> DeployedApplication:
         """Deploy an application and bind it to its owner."""
@@ -220,7 +220,7 @@ async def test_a_cancelled_run_cancels_its_owners_job(by_root: SharedSite, tmp_p
 
 async def test_a_killed_worker_takes_its_users_jobs_up_again(by_root: SharedSite, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    tmp_path.chmod(0o755)
+    os.chmod(tmp_path, 0o755)
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
     deployed = await by_root.owned(script_application(tmp_path, "survivor", script), "carol")
     run_id = await by_root.launch(deployed, resources={"extra": {"hold": ""}})
@@ -263,11 +263,11 @@ async def test_a_consent_file_that_others_could_have_written_allows_nothing(
     deployed = await by_sudo.owned(application, "bob")
     by_sudo.cli("consent", "add", str(deployed.id), "--application", application.digest, "--answers-any", user="bob")
     file = Path("/home/bob/.config/jobbergate-flows/authorized_deployments")
-    file.chmod(0o660)
+    os.chmod(file, 0o660)
     run_id = await by_sudo.launch(deployed)
     waiting = await by_sudo.until(run_id, "Needs consent")
     assert str(file) in message(waiting)
-    file.chmod(0o600)
+    os.chmod(file, 0o600)
     ended = await by_sudo.end(run_id)
     assert ended.state_name == "Completed", message(ended)
     assert by_sudo.job(run_id)[0] == "bob"
