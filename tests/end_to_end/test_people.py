@@ -219,8 +219,7 @@ async def test_a_cancelled_run_cancels_its_owners_job(by_root: SharedSite, tmp_p
 
 
 async def test_a_killed_worker_takes_its_users_jobs_up_again(by_root: SharedSite, tmp_path: Path) -> None:
-    go_on = tmp_path / "go-on"
-    os.chmod(tmp_path, 0o755)
+    go_on = by_root.accounts.folder / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
     deployed = await by_root.owned(script_application(tmp_path, "survivor", script), "carol")
     run_id = await by_root.launch(deployed, resources={"extra": {"hold": ""}})
