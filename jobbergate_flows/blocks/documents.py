@@ -52,7 +52,15 @@ def read_documents(path: Path) -> list[tuple[str, Block]]:
                     where=str(path),
                     hint=f"the block types are {', '.join(types)}",
                 )
-            blocks.append((document.name, types[document.block_type].model_validate(document.fields)))
+            kind = types[document.block_type]
+            # Prefect's blocks take any field.
+            if unknown := sorted(document.fields.keys() - kind.model_fields.keys()):
+                raise DocumentRefused(
+                    f"{document.block_type} has no field {unknown[0]!r}",
+                    where=str(path),
+                    hint=f"the fields are {', '.join(kind.model_fields)}",
+                )
+            blocks.append((document.name, kind.model_validate(document.fields)))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

@@ -32,6 +32,7 @@ def test_a_document_is_a_block_with_its_name(tmp_path: Path) -> None:
         ("block_type: slurm-cluster\n", "mend name"),
         ("block_type: slurm-cluster\nname: one\nfields: {access: ssh}\n", "mend access"),
         ("block_type: slurm-cluster\nname: one\nkind: x\n", "mend kind"),
+        ("block_type: slurm-cluster\nname: one\nfields: {acces: slurm}\n", "'acces'.*the fields are access"),
     ],
 )
 def test_a_wrong_document_is_refused_with_its_file_and_the_mend(tmp_path: Path, text: str, words: str) -> None:
