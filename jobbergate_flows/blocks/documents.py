@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.blocks.core import Block
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jobbergate_flows.blocks.application import StoredApplication
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.reading import read_yaml
 
 BLOCK_TYPES: tuple[type[Block], ...] = (StoredApplication, SlurmCluster)
 
@@ -40,10 +40,14 @@ def read_documents(path: Path) -> list[tuple[str, Block]]:
     types = {kind.get_block_type_slug(): kind for kind in BLOCK_TYPES}
     blocks = []
     try:
-        contents = [content for content in yaml.safe_load_all(path.read_text()) if content is not None]
-    except (OSError, yaml.YAMLError) as error:
-        raise DocumentRefused(f"the file cannot be read: {error}", where=str(path)) from error
-    for content in contents:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DocumentRefused(
+            f"the file cannot be read: {error.strerror}", where=str(path), hint="name a file of block documents"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DocumentRefused("the file is no UTF-8 text", where=str(path), hint="save it as UTF-8") from error
+    for content in read_yaml(text, where=str(path), refused=DocumentRefused, unique_keys=True):
         try:
             document = BlockDocument.model_validate(content)
             if document.block_type not in types:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import EXAMPLES, application, run
+from tests.cli.command_line import EXAMPLES, application, run, start
 
 STEPS = 'Integer("steps", "How many steps?", minval=1, maxval=9, default=3)'
 NAME = 'Text("name", "Which name?")'
@@ -100,6 +100,40 @@ def test_answers_that_do_not_parse_are_told_with_their_line(tmp_path: Path) -> N
 
     assert ended.code == 3
     assert "answers.yaml:3" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("a: 1\nd: 2024-13-45\n", 2, "month must be in 1..12"),
+        ("a: 1\na: 2\n", 2, "'a' is there twice"),
+        ('a: "\x01"\n', 1, "the character U+0001"),
+        ("[" * 5000, None, "nested too deeply"),
+        ("a: 1\n---\nb: 2\n", None, "no mapping"),
+    ],
+)
+def test_answers_that_are_none_are_told_in_one_line_and_a_hint(
+    tmp_path: Path, text: str, line: int | None, says: str
+) -> None:
+    (tmp_path / "answers.yaml").write_text(text)
+
+    ended = run("app", "render", application(tmp_path / "app", "echo"), "--answers", tmp_path / "answers.yaml")
+
+    error, hint = ended.err.splitlines()
+    assert ended.code == 3
+    assert error.startswith(f"Error: {tmp_path / 'answers.yaml'}:{f'{line}:' if line else ''} ")
+    assert says in error
+    assert hint.startswith("Hint: ")
+
+
+@pytest.mark.parametrize("arguments", [["app", "render", "APP"], ["app", "schema", "APP"], ["--help"], ["job", "list"]])
+def test_a_reader_that_goes_is_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    folder = application(tmp_path / "app", "echo")
+    process = start(*(str(folder) if word == "APP" else word for word in arguments))
+    assert process.stdout is not None
+    process.stdout.close()
+
+    assert (process.wait(60), process.stderr and process.stderr.read()) == (0, "")
 
 
 def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
