@@ -238,6 +238,17 @@ class Application:
             said = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise RenderingError(f"what it renders to is no job script: {said}", where=self.entrypoint) from error
 
+    def check_answers(self, answers: Mapping[str, Any], *, limits: Limits | None = None) -> dict[str, Any]:
+        """The answers as their questions take them: `"3"` becomes a number. They need not be all.
+
+        Raises:
+            UnknownAnswer, BadAnswer: naming the question.
+            ApplicationError: as for `describe`.
+        """
+        done = self._isolated("check", {"answers": dict}, limits=limits, answers=_plain_answers(answers))
+        checked: dict[str, Any] = done["answers"]
+        return checked
+
     def interview(
         self,
         answers: Mapping[str, Any] | None = None,
@@ -324,6 +335,12 @@ def _from_files(files: Mapping[str, bytes], name: str, source: str) -> Applicati
 def _plain_answers(answers: Mapping[str, Any] | None) -> dict[str, Any]:
     """The answers in types that the other process knows too."""
     plain = {}
+    if not isinstance(answers, Mapping | None):
+        raise BadAnswer(
+            f"the answers are {type(answers).__name__}, no mapping",
+            where="answers",
+            hint='map the questions\' names to answers, as {"steps": 10}',
+        )
     for name, value in (answers or {}).items():
         try:
             plain[str(name)] = _plain(value)
