@@ -43,3 +43,11 @@ class OptionRefused(SlurmError):
 
 class JobNotFound(SlurmError):
     """No such job is known."""
+
+
+class LedgerError(JobbergateFlowsError):
+    """The ledger cannot be opened."""
+
+
+class LedgerUnreachable(LedgerError):
+    """The ledger's database does not answer, or does not let us in."""
