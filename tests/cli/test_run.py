@@ -57,6 +57,39 @@ def test_a_jobs_output_and_states_are_followed_to_its_end(tmp_path: Path, jobs: 
     assert "Completed" in ended.err.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("ended_later")
+def test_a_reader_that_goes_ends_the_command_and_leaves_the_job_alone(tmp_path: Path, jobs: Path) -> None:
+    script = "while [ ! -e go-on ]; do echo line; read -t 0.1 <> <(:) || true; done"
+    process = start("app", "run", application(tmp_path / "app", script), "--cluster", "local", "--directory", jobs)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "line\n"
+
+    process.stdout.close()
+
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(60) == 0
+    assert "Traceback" not in said
+    assert json.loads(run("job", "show", "1", "--json").out)["state"] == "Running"
+
+
+@pytest.mark.parametrize(
+    ("ledger", "code", "says"),
+    [
+        ("/etc/passwd", 3, "file is not a database"),
+        ("postgresql+psycopg://u:p@127.0.0.1:9/x", 4, "Connection refused"),
+        ("postgresql+psycopg://u:p@here:there/x", 3, "there"),
+    ],
+)
+def test_a_ledger_that_does_not_open_is_told_in_one_line_and_a_hint(ledger: str, code: int, says: str) -> None:
+    ended = run("job", "list", env={"JOBBERGATE_FLOWS_LEDGER": ledger})
+
+    error, hint = ended.err.splitlines()
+    assert ended.code == code
+    assert says in error
+    assert "JOBBERGATE_FLOWS_LEDGER" in hint
+
+
 def test_a_job_that_fails_fails_the_command(tmp_path: Path, jobs: Path) -> None:
     ended = run_locally(application(tmp_path / "app", "echo before; exit 3"), jobs)
 
