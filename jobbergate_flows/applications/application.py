@@ -65,11 +65,13 @@ class ApplicationInterface:
         complete: Whether every branch was followed to its end; if not, the interview may ask for more.
         directives: The parameters of the job script template's `#SBATCH` lines, as written: those that stand there
             whatever is answered.
+        faults: What is wrong with questions: one that nobody can answer, a default that is no answer.
     """
 
     form: dict[str, Any]
     complete: bool
     directives: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +185,9 @@ class Application:
         """
         kept: ApplicationInterface | None = self.__dict__.get("_interface")
         if kept is None:
-            found = self._isolated("describe", {"form": dict, "complete": bool}, limits=limits)
-            kept = ApplicationInterface(found["form"], found["complete"], self._directives())
+            found = self._isolated("describe", {"form": dict, "complete": bool, "faults": list}, limits=limits)
+            faults = tuple(str(fault) for fault in found["faults"])
+            kept = ApplicationInterface(found["form"], found["complete"], self._directives(), faults)
             self.__dict__["_interface"] = kept
         return kept
 

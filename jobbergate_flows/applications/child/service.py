@@ -27,8 +27,8 @@ def serve(request: dict[str, Any], say: Say, receive: Callable[[], Any]) -> dict
     program = interview.Program(request["folder"], request["config"])
     match request["do"]:
         case "describe":
-            form, complete = schema.describe(program)
-            return {"form": form, "complete": complete}
+            form, complete, faults = schema.describe(program)
+            return {"form": form, "complete": complete, "faults": faults}
         case "interview":
             asking = _Asking(request["answers"], fast=request["fast"], say=say, receive=receive)
             interview.run(program, asking)
