@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ from prefect import flow
 
 from jobbergate_flows.applications import BadAnswer, JobScript
 from jobbergate_flows.blocks import SlurmCluster
+from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.errors import DirectoryRefused, OptionRefused
 from jobbergate_flows.states import JobFailed
 from jobbergate_flows.tasks import (
     ParallelSubmissions,
+    WrongArgument,
     acancel_job,
     arender_job_script,
     asubmit_job_script,
@@ -50,6 +53,31 @@ def test_in_a_sync_flow_a_job_is_rendered_submitted_and_waited_for(tmp_path: Pat
         return str(status.name)
 
     assert study() == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "says"),
+    [
+        (
+            lambda: submit_job_script("echo", directory="/tmp", cluster=LOCAL),
+            WrongArgument,
+            "script is str, not Job",
+        ),
+        (lambda: submit_job_script(script(""), resources=[1], cluster=LOCAL), OptionRefused, "resources are list"),
+        (lambda: render_job_script(STUDY, [1]), BadAnswer, "answers are list, no mapping"),
+        (lambda: render_job_script(5), WrongArgument, "application is int"),
+        (lambda: wait_for_job("7", cluster=LOCAL), WrongArgument, "job is str, not SlurmJob"),
+        (lambda: cancel_job(7, cluster=LOCAL), WrongArgument, "job is int, not SlurmJob"),
+        (lambda: publish_results(None, cluster=LOCAL), WrongArgument, "job is NoneType, not SlurmJob"),
+    ],
+)
+def test_an_argument_of_another_type_is_told_by_its_name(
+    call: Callable[[], object], kind: type[JobbergateFlowsError], says: str
+) -> None:
+    with pytest.raises(kind, match=says) as refused:
+        call()
+
+    assert refused.value.hint
 
 
 async def test_in_an_async_flow_too(tmp_path: Path) -> None:
