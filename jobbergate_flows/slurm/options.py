@@ -123,7 +123,8 @@ _Time = Annotated[
     ),
 ]
 _Array = Annotated[str, _Text(ARRAY_PATTERN, "0-9%4"), AfterValidator(_checked_array)]
-_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_LEAST, _MOST = 1, 1_000_000
+_Count = Annotated[int, Field(ge=_LEAST, le=_MOST)]
 
 
 class SlurmResources(BaseModel):
@@ -252,6 +253,7 @@ OPTION_OF_FIELD: Mapping[str, str] = {
 }  # fmt: skip
 _FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
 _NOT_ALLOWED = "option_not_allowed"
+_SELF_EXPLAINING = "correct that option; sbatch's manual says what each takes"
 _OURS = {"job-name", "comment", "chdir"}
 
 
@@ -290,7 +292,7 @@ def resources_from_options(options: Mapping[str, str], *, strict: bool = True) -
         return SlurmResources.model_validate({**values, "extra": extra})
     except ValidationError as error:
         if strict:
-            raise refused(error) from error
+            raise refused(error, as_options=True) from error
     return SlurmResources.model_validate({**_without_malformed(values), "extra": extra})
 
 
@@ -312,6 +314,12 @@ def check_resources(values: SlurmResources | Mapping[str, Any] | None) -> SlurmR
     """
     if isinstance(values, SlurmResources):
         return values
+    if not isinstance(values, Mapping | None):
+        raise OptionRefused(
+            f"the resources are {type(values).__name__}, no mapping",
+            where="resources",
+            hint='map the fields to values, as {"tasks": 4}',
+        )
     try:
         return SlurmResources.model_validate(dict(values or {}))
     except ValidationError as error:
@@ -362,16 +370,30 @@ def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def refused(error: ValidationError) -> OptionRefused:
-    """One clear error of a validation's many."""
+def refused(error: ValidationError, *, as_options: bool = False) -> OptionRefused:
+    """One clear error of a validation's many.
+
+    Args:
+        as_options: Name sbatch's option, which was given, instead of the field.
+    """
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "resources"
-    known = ", ".join(SlurmResources.model_fields)
+    kind, given = first["type"], repr(first["input"])[:100]
+    path = [str(part) for part in first["loc"]]
+    name = path[0] if path else ""
+    where = ".".join(["resources", *path])
+    if as_options and path:
+        where = f"--{OPTION_OF_FIELD.get(name, name)}"
     message = str(first["msg"]).removeprefix("Value error, ")
-    unknown = first["type"] == "extra_forbidden"
-    hints = {"extra_forbidden": f"known are {known}", _NOT_ALLOWED: f"allowed are {', '.join(_EXTRA)}"}
-    return OptionRefused(
-        "there is no such option" if unknown else message,
-        where=f"resources.{place}".replace("resources.resources", "resources"),
-        hint=hints.get(first["type"]),
-    )
+    described = SlurmResources.model_fields.get(name)
+    hint = described.description if described is not None else _SELF_EXPLAINING
+    if kind == "extra_forbidden":
+        message, hint = "there is no such option", f"known are {', '.join(SlurmResources.model_fields)}"
+    elif kind == _NOT_ALLOWED:
+        hint = f"allowed are {', '.join(_EXTRA)}"
+    elif kind == "sbatch_value":
+        hint = f"write it as {first['ctx']['example']}"
+    elif kind.startswith("bool"):
+        message, hint = f"{given} is neither true nor false", "write true or false"
+    elif kind.startswith(("int", "greater", "less")):
+        message = f"{given} is no whole number from {_LEAST} to {_MOST}"
+    return OptionRefused(message, where=where, hint=hint)

@@ -152,6 +152,25 @@ def test_a_value_with_blanks_stands_in_quotes_as_in_a_script() -> None:
         assert parse_option_arguments([argument]) == SlurmResources(extra={"output": "a b.txt"}), argument
 
 
+@pytest.mark.parametrize(
+    ("argument", "where", "says", "hint"),
+    [
+        ("--time=abc", "--time", "'abc' is not a value", "write it as 30"),
+        ("--ntasks=few", "--ntasks", "'few' is no whole number from 1 to 1000000", "How many tasks"),
+        ("--ntasks=0", "--ntasks", "'0' is no whole number from 1 to 1000000", "How many tasks"),
+        ("--array=5-1", "--array", "smaller number first", "Task numbers"),
+        ("--nice=-5", None, "'nice' does not take '-5'", "manual"),
+    ],
+)
+def test_a_refused_value_names_its_option_and_the_mend(argument: str, where: str | None, says: str, hint: str) -> None:
+    with pytest.raises(OptionRefused) as refused:
+        parse_option_arguments([argument])
+
+    assert refused.value.where == (where or "resources")
+    assert says in refused.value.message
+    assert hint in str(refused.value.hint)
+
+
 def test_nodes_may_be_exclusive_to_a_user_or_to_a_label() -> None:
     resources = parse_option_arguments(["--exclusive=user"])
 
