@@ -146,6 +146,14 @@ def check_parameter(text: str, *, where: str | None = None) -> None:
         )
 
 
+def quoted(value: str) -> str:
+    """A value as one word of an `#SBATCH` line."""
+    if re.fullmatch(r"[\w.,:/@%+=-]+", value):
+        return value
+    escaped = re.sub(r'([\\"])', r"\\\1", value)
+    return f'"{escaped}"'
+
+
 def _split(text: str) -> tuple[list[str], list[str]]:
     """The words of an `#SBATCH` line, and what is wrong with it.
 

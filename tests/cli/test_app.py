@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobbergate_flows.slurm.directives import parse_directives
 from tests.cli.command_line import EXAMPLES, application, run, start
 
 STEPS = 'Integer("steps", "How many steps?", minval=1, maxval=9, default=3)'
@@ -73,6 +74,7 @@ def test_a_list_is_an_answer_too(tmp_path: Path) -> None:
         (["--answer", "name=x", "--answer", "stepps=1"], 3, "stepps"),
         (["--answer", "name"], 2, "name=value"),
         (["--answer", "name=[1"], 2, "list"),
+        (["--answers", ""], 2, "--answers is empty"),
         (["--answers", "/nowhere/answers.json"], 3, "/nowhere/answers.json"),
         (["--answer", "name=x", "--sbatch=--wrap=ls"], 3, "wrap"),
         (["--answer", "name=x", "--sbatch=--time=soon"], 3, "soon"),
@@ -182,6 +184,31 @@ def test_render_overwrites_a_file_that_differs_only_when_forced(tmp_path: Path) 
     assert (tmp_path / "out" / "input.txt").read_text() == "steps 4\n"
 
 
+def test_a_jobs_name_stands_in_the_script_too(tmp_path: Path) -> None:
+    folder = application(tmp_path / "app", "#SBATCH --job-name=other\necho")
+
+    one, two = (run("app", "render", folder, "--job-name", name).out for name in ("mine", 'my "own" job'))
+
+    assert parse_directives(one).options["job-name"] == "mine"
+    assert parse_directives(two).options["job-name"] == 'my "own" job'
+
+
+def test_init_says_that_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ended = run("app", "init", tmp_path / "file")
+
+    assert ended.code == 3
+    assert ended.err.splitlines()[0].endswith("it is a file, not a folder")
+    assert run("app", "init", "/proc/x").err.splitlines()[1].startswith("Hint: ")
+
+
+def test_a_path_in_a_hint_can_be_pasted(tmp_path: Path) -> None:
+    ended = run("app", "init", tmp_path / "my study")
+
+    assert f"app render '{tmp_path / 'my study'}' --fast" in ended.err
+
+
 def test_render_gives_scripts_json(tmp_path: Path) -> None:
     folder = application(tmp_path / "app", "cat input.txt", "", {"input.txt": "text\n"})
 
@@ -217,6 +244,13 @@ def test_check_finds_nothing_in_the_examples() -> None:
         ("echo", "1 / 0", "jobbergate.py"),
         ("echo\n#SBATCH --ntasks=2", "", "line 4"),
         ("#SBATCH --time=soon", "", "soon"),
+        ("#SBATCH --tme=5 --foo", "", "line 3 of the script: sbatch has no option --tme"),
+        ("#SBATCH -Z", "", "sbatch has no option -Z"),
+        ("#SBATCH --output=a b", "", "line 3 of the script: invalid directive found: b"),
+        ('#SBATCH --output="a', "", "unmatched"),
+        ("echo", 'Integer("n", minval=10, maxval=1, default=3)', "minimum of 10 is more than its maximum of 1"),
+        ("echo", 'Integer("n", default="abc"), Text("t")', "n: 'abc', its default, is no whole number"),
+        ("echo", 'List("n", choices=["a", "b"], default="c"), Text("t")', "n: 'c', its default, is none of a, b"),
     ],
 )
 def test_check_says_what_is_wrong(tmp_path: Path, script: str, questions: str, says: str) -> None:
