@@ -111,6 +111,7 @@ def test_an_arrays_lines_name_their_task(tmp_path: Path, jobs: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["--directory", "/nowhere"], 3, "/nowhere"),
+        (["--directory", ""], 2, "--directory is empty"),
         (["--directory", "/proc"], 3, "/proc"),
         (["--sbatch=--wrap=ls"], 3, "wrap"),
         (["--sbatch=--time=-1"], 3, "time"),
@@ -178,6 +179,21 @@ def test_the_end_of_the_output_is_printed(tmp_path: Path, jobs: Path) -> None:
     assert run("job", "logs", "1", "-n", "0").out == ""
 
 
+def test_cancelling_a_job_that_has_ended_says_so(tmp_path: Path, jobs: Path) -> None:
+    run_locally(application(tmp_path / "app", "echo"), jobs)
+
+    ended = run("job", "cancel", "1")
+
+    assert (ended.code, ended.err) == (0, "Job 1 on local has ended already: Completed\n")
+
+
+def test_a_long_name_does_not_widen_the_list(tmp_path: Path, jobs: Path) -> None:
+    run_locally(application(tmp_path / "app", "echo"), jobs, "--job-name", "n" * 200)
+
+    assert max(map(len, run("job", "list").out.splitlines())) < 160
+    assert json.loads(run("job", "list", "--json").out)[0]["name"] == "n" * 200
+
+
 @pytest.mark.parametrize("arguments", [["show", "77"], ["logs", "77"], ["cancel", "77"]])
 def test_a_job_that_is_not_known_is_bad_input(arguments: list[str]) -> None:
     ended = run("job", *arguments)
@@ -199,6 +215,11 @@ def test_a_cluster_that_is_not_there_is_unreachable(tmp_path: Path, jobs: Path) 
 
     assert (checked.code, ran.code) == (4, 4)
     assert "/nowhere/slurm.conf" in checked.err
+
+    as_json = run("cluster", "check", "--cluster", "slurm", "--json", env=missing)
+    findings = json.loads(as_json.out)["findings"]
+    assert as_json.code == 4
+    assert [(finding["ok"], "/nowhere/slurm.conf" in finding["detail"]) for finding in findings] == [(False, True)]
 
 
 @pytest.mark.slurm
