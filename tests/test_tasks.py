@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,6 +80,20 @@ def test_an_argument_of_another_type_is_told_by_its_name(
         call()
 
     assert refused.value.hint
+
+
+def test_a_refused_submission_is_logged_without_an_empty_traceback(tmp_path: Path) -> None:
+    written = io.StringIO()
+    logger, handler = logging.getLogger("prefect.task_runs"), logging.StreamHandler(written)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(DirectoryRefused):
+            submit_job_script(script("echo"), directory=tmp_path / "nowhere", cluster=LOCAL)
+    finally:
+        logger.removeHandler(handler)
+
+    assert "Task run failed" in written.getvalue()
+    assert "NoneType" not in written.getvalue()
 
 
 async def test_in_an_async_flow_too(tmp_path: Path) -> None:
