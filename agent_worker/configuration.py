@@ -29,7 +29,7 @@ _MODULES: Any = Field(
 _SETUP: Any = Field(
     default_factory=list,
     title="Setup commands",
-    description="Shell commands that run on the node before the flow starts, one a line.",
+    description="A list of shell commands that run on the node before the flow starts, in this order.",
 )
 _DIRECTORY: Any = Field(
     default="~",

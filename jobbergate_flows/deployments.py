@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
@@ -18,14 +20,23 @@ from prefect.client.schemas.schedules import (
     RRuleSchedule,
 )
 from prefect.utilities.asyncutils import run_coro_as_sync
+from pydantic import ValidationError
 
 from jobbergate_flows.applications import Application, load_application
 from jobbergate_flows.blocks.application import astore_application
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.flows import ENTRYPOINT, application_flow, form_of
 from jobbergate_flows.folders import PREFIX
+from jobbergate_flows.slurm.options import check_resources
 
 DEFAULT_WORK_POOL = "slurm"
+_LONGEST_INTERVAL = 100 * 365 * 24 * 3600
+_SCHEDULE_HINTS = {
+    "cron": "write minute, hour, day, month and weekday, as '0 2 * * *'",
+    "interval": "write seconds, as 3600",
+    "rrule": "write an iCalendar rule, as FREQ=DAILY;BYHOUR=2",
+}
+_MOST_RUNS = 2**31 - 1
 
 
 class DeploymentRefused(JobbergateFlowsError):
@@ -60,19 +71,41 @@ def schedule(
     Raises:
         DeploymentRefused: More than one kind, or a value that is none.
     """
-    given = [kind for kind in (cron, interval, rrule) if kind is not None]
+    given = {
+        name: value for name, value in {"cron": cron, "interval": interval, "rrule": rrule}.items() if value is not None
+    }
     if len(given) > 1:
         raise DeploymentRefused("more than one schedule", hint="give one of cron, interval and rrule")
     try:
-        if cron is not None:
-            return CronSchedule(cron=cron, timezone=timezone)
-        if interval is not None:
-            return IntervalSchedule(interval=interval, timezone=timezone)  # type: ignore[arg-type]
-        if rrule is not None:
-            return RRuleSchedule(rrule=rrule, timezone=timezone)
-    except ValueError as error:
-        raise DeploymentRefused(f"{given[0]!r} is no schedule: {error}") from error
+        ZoneInfo(timezone)
+    except (ValueError, OSError, ZoneInfoNotFoundError) as error:
+        raise DeploymentRefused(
+            f"{timezone!r} is no time zone", where="timezone", hint="name one such as Europe/Berlin"
+        ) from error
+    for name, value in given.items():
+        try:
+            return _schedule(name, value, timezone)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise DeploymentRefused(
+                f"{value!r} is no schedule: {_reason(error)}", where=name, hint=_SCHEDULE_HINTS[name]
+            ) from error
     return None
+
+
+def _schedule(kind: str, value: Any, timezone: str) -> SCHEDULE_TYPES:
+    if kind == "cron":
+        return CronSchedule(cron=value, timezone=timezone)
+    if kind == "rrule":
+        return RRuleSchedule(rrule=value, timezone=timezone)
+    if not 0 < value <= _LONGEST_INTERVAL:
+        raise ValueError(f"the seconds are more than 0 and at most {_LONGEST_INTERVAL}")
+    return IntervalSchedule(interval=timedelta(seconds=value), timezone=timezone)
+
+
+def _reason(error: Exception) -> str:
+    """Why, in one line: pydantic's own text has four."""
+    said = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
+    return " ".join(said.removeprefix("Value error, ").split())
 
 
 async def adeploy_application(
@@ -96,6 +129,12 @@ async def adeploy_application(
     if not isinstance(application, Application):
         application = await asyncio.to_thread(load_application, application)
     when = schedule(cron=cron, interval=interval, rrule=rrule, timezone=timezone)
+    _check_names(name=name, work_pool=work_pool, work_queue=work_queue, tags=tags)
+    if concurrency_limit is not None and not 1 <= concurrency_limit <= _MOST_RUNS:
+        raise DeploymentRefused(
+            f"{concurrency_limit} is no number of runs", where="concurrency_limit", hint="write a small number, as 1"
+        )
+    parameters = await asyncio.to_thread(_checked, application, parameters or {})
     flow = await asyncio.to_thread(application_flow, application)
     pinned = await astore_application(application)
     async with get_client() as client:
@@ -106,7 +145,7 @@ async def adeploy_application(
             version=flow.version,
             description=description or application.description or None,
             tags=list(tags),
-            parameters={**(parameters or {}), "application": pinned},
+            parameters={**parameters, "application": pinned},
             entrypoint=ENTRYPOINT,
             pull_steps=None,
             work_pool_name=work_pool,
@@ -154,8 +193,9 @@ def deploy_application(
         job_variables: Overrides of the pool's job variables.
 
     Raises:
-        ApplicationError: The application cannot be loaded.
-        DeploymentRefused: The schedule is none.
+        ApplicationError: The application cannot be loaded, or one of its answers is none.
+        OptionRefused: One of the resources is none.
+        DeploymentRefused: A name or the schedule is none.
         prefect.exceptions.ObjectNotFound: There is no such work pool.
     """
     return run_coro_as_sync(
@@ -176,6 +216,30 @@ def deploy_application(
             job_variables=job_variables,
         )
     )
+
+
+def _checked(application: Application, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The form's defaults, with the answers as the form wants them."""
+    checked = dict(parameters)
+    if checked.get("answers"):
+        checked["answers"] = application.check_answers(checked["answers"])
+    if "resources" in checked:
+        check_resources(checked["resources"])
+    if checked.get("directory") == "":
+        raise DeploymentRefused("the directory is empty", where="directory", hint="name one, or leave it out")
+    return checked
+
+
+def _check_names(*, name: str | None, work_pool: str, work_queue: str | None, tags: Sequence[str]) -> None:
+    named = [("name", name), ("work_pool", work_pool), ("work_queue", work_queue), *(("tags", tag) for tag in tags)]
+    for where, text in named:
+        if text is not None and (not text.strip() or not text.isprintable()):
+            raise DeploymentRefused(f"{text!r} is no name", where=where, hint="write a word or more on one line")
+    # What Prefect bans, as such a name would be part of an address.
+    if name is not None and (banned := [character for character in "/%&<>" if character in name]):
+        raise DeploymentRefused(
+            f"a deployment's name has no {banned[0]!r}: {name!r}", where="name", hint="leave that character out"
+        )
 
 
 async def store_application(path: str) -> dict[str, str]:

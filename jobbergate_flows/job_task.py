@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -47,6 +48,16 @@ def job_task(name: str) -> Callable[[Callable[P, R]], JobTask[P, R]]:
         return JobTask(function, name=name, cache_policy=NO_CACHE, retries=0)
 
     return decorate
+
+
+def _without_empty_traceback(record: logging.LogRecord) -> bool:
+    """Prefect logs a returned failure with the traceback of an exception, which there is not: `NoneType: None`."""
+    if isinstance(record.exc_info, tuple) and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
 
 
 async def _result_of(ended: Any) -> Any:

@@ -56,6 +56,10 @@ class ParallelSubmissions(JobbergateFlowsError):
     """Two submissions of one flow run overlap, and call order does not tell them apart."""
 
 
+class WrongArgument(JobbergateFlowsError):
+    """A task was called with something of another type."""
+
+
 async def _render_job_script(
     application: Application | str | Path,
     answers: Mapping[str, Any] | None,
@@ -64,12 +68,18 @@ async def _render_job_script(
 ) -> JobScript:
     if isinstance(application, str) and "@sha256:" in application:
         application = await aload_application(application)
+    elif not isinstance(application, Application | str | Path):
+        raise WrongArgument(
+            f"the application is {type(application).__name__}",
+            where="application",
+            hint="name its folder or git reference, or load it with Application.load",
+        )
     elif not isinstance(application, Application):
         application = await asyncio.to_thread(load_application, application)
     session = entered_session()
     serve = session.serve if session is not None else None
     return await asyncio.to_thread(
-        application.render, dict(answers or {}), job_name=job_name or None, sbatch=tuple(sbatch), serve=serve
+        application.render, answers, job_name=job_name or None, sbatch=tuple(sbatch), serve=serve
     )
 
 
@@ -82,6 +92,7 @@ async def _submit_job_script(
     cluster: Cluster,
     key: str | None,
 ) -> SlurmJob:
+    _expect(JobScript, script=script, made_by="render_job_script")
     session = await session_for(cluster)
     logger = _logger()
     with _call_identity(key) as call:
@@ -116,6 +127,7 @@ async def _submit_job_script(
 
 
 async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> JobStatus | State[Any]:
+    _expect(SlurmJob, job=job, made_by="submit_job_script")
     session = await session_for(cluster)
     logger = _logger()
     follower = RunFollower.here() if follow_state else None
@@ -144,12 +156,14 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
 
 
 async def _cancel_job(job: SlurmJob, cluster: Cluster) -> None:
+    _expect(SlurmJob, job=job, made_by="submit_job_script")
     session = await session_for(cluster)
     await session.cancel(job)
     _logger().info("Asked Slurm to cancel job %s on %s", job.job_id, job.cluster)
 
 
 async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
+    _expect(SlurmJob, job=job, made_by="submit_job_script")
     session = await session_for(cluster)
     status = await session.status(job)
     details = await session.details(job)
@@ -312,6 +326,14 @@ async def _ending_in_words(act: Coroutine[Any, Any, T]) -> T:
         return cast(T, Failed(message=str(error), data=error))
 
 
+def _expect(kind: type, *, made_by: str, **named: object) -> None:
+    for name, value in named.items():
+        if not isinstance(value, kind):
+            raise WrongArgument(
+                f"{name} is {type(value).__name__}, not {kind.__name__}", where=name, hint=f"{made_by} returns one"
+            )
+
+
 _calls: Counter[tuple[UUID, int]] = Counter()
 _submitting: set[UUID] = set()
 
@@ -362,6 +384,7 @@ __all__ = [
     "JobFailed",
     "ParallelSubmissions",
     "SubmissionCancelled",
+    "WrongArgument",
     "acancel_job",
     "apublish_results",
     "arender_job_script",

@@ -17,6 +17,7 @@ PACKAGES = ("jobbergate_flows", "agent_worker")
 LAYERS = {
     "jobbergate_flows": 1,
     "jobbergate_flows.errors": 0,
+    "jobbergate_flows.reading": 0,
     "jobbergate_flows.applications": 0,
     "jobbergate_flows.slurm": 0,
     "agent_worker": 2,

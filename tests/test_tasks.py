@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,12 @@ from prefect import flow
 
 from jobbergate_flows.applications import BadAnswer, JobScript
 from jobbergate_flows.blocks import SlurmCluster
+from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.errors import DirectoryRefused, OptionRefused
 from jobbergate_flows.states import JobFailed
 from jobbergate_flows.tasks import (
     ParallelSubmissions,
+    WrongArgument,
     acancel_job,
     arender_job_script,
     asubmit_job_script,
@@ -50,6 +55,45 @@ def test_in_a_sync_flow_a_job_is_rendered_submitted_and_waited_for(tmp_path: Pat
         return str(status.name)
 
     assert study() == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "says"),
+    [
+        (
+            lambda: submit_job_script("echo", directory="/tmp", cluster=LOCAL),
+            WrongArgument,
+            "script is str, not Job",
+        ),
+        (lambda: submit_job_script(script(""), resources=[1], cluster=LOCAL), OptionRefused, "resources are list"),
+        (lambda: render_job_script(STUDY, [1]), BadAnswer, "answers are list, no mapping"),
+        (lambda: render_job_script(5), WrongArgument, "application is int"),
+        (lambda: wait_for_job("7", cluster=LOCAL), WrongArgument, "job is str, not SlurmJob"),
+        (lambda: cancel_job(7, cluster=LOCAL), WrongArgument, "job is int, not SlurmJob"),
+        (lambda: publish_results(None, cluster=LOCAL), WrongArgument, "job is NoneType, not SlurmJob"),
+    ],
+)
+def test_an_argument_of_another_type_is_told_by_its_name(
+    call: Callable[[], object], kind: type[JobbergateFlowsError], says: str
+) -> None:
+    with pytest.raises(kind, match=says) as refused:
+        call()
+
+    assert refused.value.hint
+
+
+def test_a_refused_submission_is_logged_without_an_empty_traceback(tmp_path: Path) -> None:
+    written = io.StringIO()
+    logger, handler = logging.getLogger("prefect.task_runs"), logging.StreamHandler(written)
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(DirectoryRefused):
+            submit_job_script(script("echo"), directory=tmp_path / "nowhere", cluster=LOCAL)
+    finally:
+        logger.removeHandler(handler)
+
+    assert "Task run failed" in written.getvalue()
+    assert "NoneType" not in written.getvalue()
 
 
 async def test_in_an_async_flow_too(tmp_path: Path) -> None:

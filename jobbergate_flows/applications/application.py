@@ -65,11 +65,13 @@ class ApplicationInterface:
         complete: Whether every branch was followed to its end; if not, the interview may ask for more.
         directives: The parameters of the job script template's `#SBATCH` lines, as written: those that stand there
             whatever is answered.
+        faults: What is wrong with questions: one that nobody can answer, a default that is no answer.
     """
 
     form: dict[str, Any]
     complete: bool
     directives: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +189,11 @@ class Application:
         """
         kept: ApplicationInterface | None = self.__dict__.get("_interface")
         if kept is None:
-            found = self._isolated("describe", {"form": dict, "complete": bool}, limits=limits, serve=serve)
-            kept = ApplicationInterface(found["form"], found["complete"], self._directives())
+            found = self._isolated(
+                "describe", {"form": dict, "complete": bool, "faults": list}, limits=limits, serve=serve
+            )
+            faults = tuple(str(fault) for fault in found["faults"])
+            kept = ApplicationInterface(found["form"], found["complete"], self._directives(), faults)
             # What somebody else's process says of the application is for that user alone.
             if serve is None:
                 self.__dict__["_interface"] = kept
@@ -246,6 +251,17 @@ class Application:
         except ValidationError as error:
             said = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise RenderingError(f"what it renders to is no job script: {said}", where=self.entrypoint) from error
+
+    def check_answers(self, answers: Mapping[str, Any], *, limits: Limits | None = None) -> dict[str, Any]:
+        """The answers as their questions take them: `"3"` becomes a number. They need not be all.
+
+        Raises:
+            UnknownAnswer, BadAnswer: naming the question.
+            ApplicationError: as for `describe`.
+        """
+        done = self._isolated("check", {"answers": dict}, limits=limits, answers=_plain_answers(answers))
+        checked: dict[str, Any] = done["answers"]
+        return checked
 
     def interview(
         self,
@@ -334,6 +350,12 @@ def _from_files(files: Mapping[str, bytes], name: str, source: str) -> Applicati
 def _plain_answers(answers: Mapping[str, Any] | None) -> dict[str, Any]:
     """The answers in types that the other process knows too."""
     plain = {}
+    if not isinstance(answers, Mapping | None):
+        raise BadAnswer(
+            f"the answers are {type(answers).__name__}, no mapping",
+            where="answers",
+            hint='map the questions\' names to answers, as {"steps": 10}',
+        )
     for name, value in (answers or {}).items():
         try:
             plain[str(name)] = _plain(value)

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from jobbergate_flows.applications.errors import LoadingError
+from jobbergate_flows.reading import read_yaml
 
 FILE = "jobbergate.yaml"
 MAX_BYTES = 256 << 10
@@ -59,17 +60,8 @@ def parse_config(text: str) -> ApplicationConfig:
     """
     if len(text) > MAX_BYTES:
         raise LoadingError(f"the file is larger than {MAX_BYTES >> 10} KiB", where=FILE, hint="leave data out of it")
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        said = getattr(error, "problem", None) or " ".join(str(error).split())
-        where = f"{FILE}:{mark.line + 1}" if mark else FILE
-        raise LoadingError(f"bad YAML: {said}", where=where, hint="mend the YAML at that line") from error
-    except RecursionError as error:
-        raise LoadingError("bad YAML: it is nested too deeply", where=FILE, hint="nest it less") from error
-    except ValueError as error:
-        raise LoadingError(f"bad YAML: {error}", where=FILE, hint="mend that value, or quote it") from error
+    documents = read_yaml(text, where=FILE, refused=LoadingError)
+    content = documents[0] if len(documents) == 1 else None
     if not isinstance(content, dict):
         raise LoadingError(
             "the file holds no map", where=FILE, hint="it needs the maps jobbergate_config and application_config"
@@ -103,7 +95,7 @@ def find_templates(config: ApplicationConfig, files: Collection[str], text: str)
 
     supporting = resolved("supporting_files", names.supporting_files or [])
     listed = resolved("template_files", names.template_files or [])
-    if names.default_template:
+    if names.default_template is not None:
         (entrypoint,) = resolved("default_template", [names.default_template])
     else:
         listed = listed or sorted(path for path in files if path.endswith(TEMPLATE_SUFFIXES))

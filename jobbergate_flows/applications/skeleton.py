@@ -62,12 +62,18 @@ def create_application(directory: str | Path, name: str | None = None) -> Path:
     """
     folder = Path(directory).expanduser()
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not folder.is_dir():
+            raise LoadingError("it is a file, not a folder", where=str(folder), hint="name a new folder")
+        if folder.exists() and any(folder.iterdir()):
             raise LoadingError("the folder is not empty", where=str(folder), hint="name a new one")
         for path, text in _FILES.items():
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text.replace("{name}", name or folder.absolute().name), encoding="utf-8")
     except OSError as error:
-        raise LoadingError(f"it cannot be written: {error.strerror}", where=str(error.filename or folder)) from error
+        raise LoadingError(
+            f"it cannot be written: {error.strerror}",
+            where=str(error.filename or folder),
+            hint="name a folder that you may write to",
+        ) from error
     return folder

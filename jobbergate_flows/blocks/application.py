@@ -105,7 +105,7 @@ def block_name(pinned: str) -> str:
     if match is None:
         raise ApplicationNotStored(
             f"{pinned!r} is no application pin",
-            hint="a pin is NAME@sha256:DIGEST, as `jobbergate-flows app check` prints it",
+            hint="a pin is NAME@sha256:DIGEST, as `jobbergate-flows app deploy --json` prints it",
         )
     name = re.sub(r"[^a-z0-9]+", "-", match["name"].lower()).strip("-")
     return f"{name[:60]}-{match['digest'][:16]}"

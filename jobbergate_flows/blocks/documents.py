@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.blocks.core import Block
 from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jobbergate_flows.blocks.application import StoredApplication
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.reading import read_yaml
 
 BLOCK_TYPES: tuple[type[Block], ...] = (StoredApplication, SlurmCluster)
 
@@ -40,10 +40,14 @@ def read_documents(path: Path) -> list[tuple[str, Block]]:
     types = {kind.get_block_type_slug(): kind for kind in BLOCK_TYPES}
     blocks = []
     try:
-        contents = [content for content in yaml.safe_load_all(path.read_text()) if content is not None]
-    except (OSError, yaml.YAMLError) as error:
-        raise DocumentRefused(f"the file cannot be read: {error}", where=str(path)) from error
-    for content in contents:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DocumentRefused(
+            f"the file cannot be read: {error.strerror}", where=str(path), hint="name a file of block documents"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DocumentRefused("the file is no UTF-8 text", where=str(path), hint="save it as UTF-8") from error
+    for content in read_yaml(text, where=str(path), refused=DocumentRefused, unique_keys=True):
         try:
             document = BlockDocument.model_validate(content)
             if document.block_type not in types:
@@ -52,7 +56,15 @@ def read_documents(path: Path) -> list[tuple[str, Block]]:
                     where=str(path),
                     hint=f"the block types are {', '.join(types)}",
                 )
-            blocks.append((document.name, types[document.block_type].model_validate(document.fields)))
+            kind = types[document.block_type]
+            # Prefect's blocks take any field.
+            if unknown := sorted(document.fields.keys() - kind.model_fields.keys()):
+                raise DocumentRefused(
+                    f"{document.block_type} has no field {unknown[0]!r}",
+                    where=str(path),
+                    hint=f"the fields are {', '.join(kind.model_fields)}",
+                )
+            blocks.append((document.name, kind.model_validate(document.fields)))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

@@ -45,26 +45,22 @@ def _value(name: str, text: str) -> Any:
 
 
 def _from_file(file: str) -> dict[str, Any]:
-    # JSON is YAML as well, so one reader does for both.
-    import yaml
+    from jobbergate_flows.reading import read_yaml
 
+    if not file:
+        raise UsageError("--answers is empty", hint="name a file, or - for standard input")
     where = "standard input" if file == "-" else file
     try:
-        content = yaml.safe_load(sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8"))
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except OSError as error:
         raise BadInput(f"the answers cannot be read: {error.strerror}", where=where, hint="name a file") from error
     except UnicodeDecodeError as error:
-        raise BadInput("the answers are no UTF-8 text", where=where) from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise BadInput(
-            f"the answers are neither JSON nor YAML: {getattr(error, 'problem', None) or error}",
-            where=f"{where}:{mark.line + 1}" if mark else where,
-            hint="write one `name: value` a line",
-        ) from error
-    if content is None:
+        raise BadInput("the answers are no UTF-8 text", where=where, hint="save them as UTF-8") from error
+    documents = read_yaml(text, where=where, refused=BadInput, unique_keys=True)
+    if not documents:
         return {}
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+    [content, *others] = documents
+    if others or not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise BadInput(
             "the answers are no mapping of names to values",
             where=where,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobbergate_flows.cli.cluster import Access
-from jobbergate_flows.cli.exits import BadInput, Exit, say
+from jobbergate_flows.cli.exits import BadInput, Exit, UsageError, say
 from jobbergate_flows.cli.terminal import may_ask, print_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def init(
 
     create_application(directory, name or directory.resolve().name)
     print(directory)
-    say(f"Hint: `jobbergate-flows app render {directory} --fast` renders it")
+    say(f"Hint: `jobbergate-flows app render {shlex.quote(str(directory))} --fast` renders it")
 
 
 @commands.command()
@@ -108,11 +109,13 @@ def render(
     as_json: AsJson = False,
 ) -> None:
     """Render an application's job script, and print it or write it with its supporting files."""
+    from jobbergate_flows.slurm.directives import quoted
     from jobbergate_flows.slurm.options import parse_option_arguments
 
     parse_option_arguments(sbatch or [])
     loaded = _load(application)
-    script = _render(loaded, _answers(loaded, answers, answer, fast, no_input), job_name, sbatch or [])
+    lines = [*(sbatch or ()), *([f"--job-name={quoted(job_name)}"] if job_name else ())]
+    script = _render(loaded, _answers(loaded, answers, answer, fast, no_input), job_name, lines)
     written = _write(script, loaded, output, force) if output is not None else []
     if as_json:
         print_json(
@@ -145,9 +148,9 @@ def run(
     ] = None,
     job_name: JobName = None,
     directory: Annotated[
-        Path,
+        str,
         typer.Option(help="An existing directory; the job runs in a directory of its own below it."),
-    ] = Path(),
+    ] = ".",
     in_place: Annotated[bool, typer.Option("--in-place", help="Run in the directory itself.")] = False,
     cluster: Access = "auto",
     detach: Annotated[
@@ -162,6 +165,8 @@ def run(
     from jobbergate_flows.cli.following import run_job
     from jobbergate_flows.slurm.options import parse_option_arguments
 
+    if not directory:
+        raise UsageError("--directory is empty", hint="name a directory, or leave it out for this one")
     resources = parse_option_arguments(sbatch or [])
     loaded = _load(application)
     script = _render(loaded, _answers(loaded, answers, answer, fast, no_input), job_name, [])
@@ -169,7 +174,7 @@ def run(
         run_job(
             script,
             resources,
-            directory=directory.expanduser().absolute(),
+            directory=Path(directory).expanduser().absolute(),
             in_place=in_place,
             access=cluster,
             detach=detach,
@@ -239,7 +244,7 @@ def deploy(
         print_json({"id": deployed.id, "name": deployed.name, "application": deployed.application})
     else:
         print(deployed.name)
-        say(f"Hint: `prefect deployment run '{deployed.name}'` starts a run")
+        say(f"Hint: `prefect deployment run {shlex.quote(deployed.name)}` starts a run")
 
 
 def _load(reference: str) -> Application:
@@ -288,6 +293,13 @@ def _write(script: JobScript, application: Application, directory: Path, force: 
         if path.exists() and not force and (not path.is_file() or path.read_bytes() != text.encode()):
             raise BadInput("the file exists and differs", where=str(path), hint="--force overwrites it")
     for path, text in texts.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", newline="")
+        except OSError as error:
+            raise BadInput(
+                f"it cannot be written: {error.strerror}",
+                where=str(error.filename or path),
+                hint="name a folder that you may write to",
+            ) from error
     return list(texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -10,7 +11,7 @@ from typing import Any
 from jobbergate_flows.applications import Application, load_application
 from jobbergate_flows.applications.errors import ApplicationError, MissingAnswer
 from jobbergate_flows.slurm.cluster import Finding
-from jobbergate_flows.slurm.directives import parse_directives
+from jobbergate_flows.slurm.directives import KNOWN_OPTIONS, Directives, parse_directives, parse_parameters
 from jobbergate_flows.slurm.errors import OptionRefused
 from jobbergate_flows.slurm.options import OPTION_OF_FIELD, resources_from_options
 
@@ -54,10 +55,13 @@ def _folder(application: Application) -> Iterator[Finding]:
 
 def _questions(application: Application) -> Iterator[Finding]:
     try:
-        form = application.describe().form
+        interface = application.describe()
     except ApplicationError as error:
         yield _wrong("questions", error)
         return
+    for fault in interface.faults:
+        yield Finding("questions", False, fault, "mend the question in jobbergate.py")
+    form = interface.form
     needed = form.get("required", [])
     detail = f"{len(form.get('properties', {}))} in the form"
     yield Finding("questions", True, f"{detail}; without a default: {', '.join(needed)}" if needed else detail)
@@ -73,12 +77,16 @@ def _script(application: Application) -> Iterator[Finding]:
         yield _wrong("job script", error)
         return
     yield Finding("job script", True, f"{len(text.splitlines())} lines with the defaults")
-    options = parse_directives(text).options
+    said = parse_directives(text)
+    wrong = list(_unreadable(text, said))
+    yield from wrong
+    options = said.options
     try:
         resources_from_options({name: options[name] for name in OPTION_OF_FIELD.values() if name in options})
     except OptionRefused as error:
         yield _wrong("#SBATCH", error)
-    else:
+        wrong = [*wrong, _wrong("#SBATCH", error)]
+    if not wrong:
         yield Finding("#SBATCH", True, ", ".join(f"{name}={value}" for name, value in options.items()) or "none")
     command: int | None = None
     for number, line in enumerate(text.splitlines(), start=1):
@@ -91,6 +99,32 @@ def _script(application: Application) -> Iterator[Finding]:
             )
         elif command is None and line.strip() and not line.lstrip().startswith("#"):
             command = number
+
+
+def _unreadable(text: str, said: Directives) -> Iterator[Finding]:
+    """What sbatch would refuse the `#SBATCH` lines for, whatever their values are."""
+    lines = text.split("\n")
+    number = 0
+    for raw in said.raw:
+        number = next(
+            place
+            for place, line in enumerate(lines[number:], start=number + 1)
+            if line.startswith("#SBATCH") and line.removeprefix("#SBATCH").strip() == raw
+        )
+        read = parse_parameters([raw])
+        for fault in read.faults:
+            hint = 'a value with blanks stands in quotes, as --output="my job.out"'
+            yield Finding("#SBATCH", False, f"line {number} of the script: {fault}", hint)
+        for name in read.options:
+            if name not in KNOWN_OPTIONS:
+                close = difflib.get_close_matches(name, sorted(KNOWN_OPTIONS), 1)
+                dashes = "--" if len(name) > 1 else "-"
+                yield Finding(
+                    "#SBATCH",
+                    False,
+                    f"line {number} of the script: sbatch has no option {dashes}{name}",
+                    f"did you mean --{close[0]}?" if close else "`sbatch --help` shows those that there are",
+                )
 
 
 def _wrong(subject: str, error: ApplicationError | OptionRefused) -> Finding:

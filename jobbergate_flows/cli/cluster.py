@@ -39,9 +39,18 @@ def check(
     import asyncio
     from dataclasses import asdict
 
+    from jobbergate_flows.slurm.cluster import Finding
     from jobbergate_flows.slurm.connect import connect
+    from jobbergate_flows.slurm.errors import ClusterUnreachable
 
-    reached = connect(cluster)
+    try:
+        reached = connect(cluster)
+    except ClusterUnreachable as error:
+        if not as_json:
+            raise
+        finding = Finding("connection", False, error.message, error.hint)
+        print_json({"cluster": None, "ok": False, "findings": [asdict(finding)]})
+        raise typer.Exit(Exit.UNREACHABLE) from error
     with progress("Asking the cluster"):
         findings = asyncio.run(reached.check())
     well = all(finding.ok for finding in findings)

@@ -9,6 +9,7 @@ from enum import IntEnum
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.errors import (
     ClusterUnreachable,
+    LedgerUnreachable,
     SubmissionAmbiguous,
     SubmissionCancelled,
     SubmissionHeld,
@@ -46,16 +47,16 @@ def report(error: Exception, *, debug: bool = False) -> Exit:
         traceback.print_exception(error)
     if isinstance(error, JobbergateFlowsError):
         where = f"{error.where}: " if error.where else ""
-        say(f"Error: {where}{error.message}")
+        say(f"Error: {_one_line(where + error.message)}")
         hint = error.hint
     elif isinstance(error, OSError) and error.strerror:
         say(f"Error: {error.filename}: {error.strerror}" if error.filename else f"Error: {error.strerror}")
         hint = None
     else:
-        say(f"Error: {type(error).__name__}: {error}")
+        say(f"Error: {_one_line(f'{type(error).__name__}: {error}')}")
         hint = None if debug else "`jobbergate-flows --debug ...` shows where it comes from"
     if hint:
-        say(f"Hint: {hint}")
+        say(f"Hint: {_one_line(hint)}")
     return _code(error)
 
 
@@ -64,11 +65,15 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def _one_line(text: str) -> str:
+    return " ".join(line for line in map(str.strip, text.splitlines()) if line)
+
+
 def _code(error: Exception) -> Exit:
     match error:
         case UsageError():
             return Exit.USAGE
-        case ClusterUnreachable() | ServerUnreachable() | SubmissionAmbiguous():
+        case ClusterUnreachable() | ServerUnreachable() | LedgerUnreachable() | SubmissionAmbiguous():
             return Exit.UNREACHABLE
         case SubmissionRefused() | SubmissionHeld() | SubmissionCancelled():
             return Exit.FAILED

@@ -128,12 +128,19 @@ async def _submit(session: ClusterSession, order: SubmissionOrder, interrupted: 
 
 
 async def _follow(session: ClusterSession, job: SlurmJob, interrupted: asyncio.Event) -> JobStatus | None:
+    unread = asyncio.Event()
+
     async def show_status(status: JobStatus) -> None:
         say(f"{_now()} {status.message}")
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
         for line, text in zip(lines, with_task(lines), strict=True):
-            print(text, file=sys.stderr if line.stream == "stderr" else sys.stdout, flush=True)
+            try:
+                print(text, file=sys.stderr if line.stream == "stderr" else sys.stdout, flush=True)
+            except BrokenPipeError:
+                # The session would take it for an output that is to be handed over again.
+                unread.set()
+                return
 
     async def show_problems() -> None:
         told: str | None = None
@@ -147,19 +154,23 @@ async def _follow(session: ClusterSession, job: SlurmJob, interrupted: asyncio.E
     waiting = asyncio.create_task(session.wait(job, on_status=show_status, on_output=show_output))
     problems = asyncio.create_task(show_problems())
     try:
-        return await waiting if await _first(waiting, interrupted) else None
+        ended = await _first(waiting, interrupted, unread)
+        if unread.is_set():
+            raise BrokenPipeError("nobody reads the output any more")
+        return await waiting if ended else None
     finally:
         waiting.cancel()
         problems.cancel()
 
 
-async def _first(task: asyncio.Task[object], interrupted: asyncio.Event) -> bool:
-    """Wait for the task or an interrupt; whether it was the task."""
-    interrupt = asyncio.create_task(interrupted.wait())
+async def _first(task: asyncio.Task[object], *events: asyncio.Event) -> bool:
+    """Wait for the task or one of the events; whether it was the task."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
-        await asyncio.wait({task, interrupt}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        interrupt.cancel()
+        for event in waiting:
+            event.cancel()
     return task.done()
 
 

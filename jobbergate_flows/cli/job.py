@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobbergate_flows.cli.exits import say
-from jobbergate_flows.cli.terminal import print_fields, print_json, print_table, progress
+from jobbergate_flows.cli.terminal import print_fields, print_json, print_table, progress, shortened
 
 Word = Annotated[str, typer.Argument(metavar="ID|KEY", help="The job's id or its key.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -42,7 +42,7 @@ def list_jobs(
             [
                 entry.row.job_id,
                 entry.row.key,
-                entry.row.job_name,
+                shortened(entry.row.job_name),
                 entry.row.cluster,
                 entry.state,
                 f"{(entry.row.submitted_at or entry.row.intent_at).astimezone():%Y-%m-%d %H:%M}",

@@ -5,6 +5,7 @@ The modules of the commands import what they need inside the commands: `--help` 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -57,14 +58,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         say("Interrupted.")
         return Exit.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter must not try to flush it at its exit.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
-        return Exit.OK
+        return _unread()
+    except SystemExit as end:
+        # Typer's own way with a reader that has gone is exit code 1.
+        if isinstance(end.__context__, BrokenPipeError):
+            return _unread()
+        raise
     except Exception as error:
         return report(error, debug=_debug)
     if code == Exit.INTERRUPTED:
         say("Interrupted.")
     return int(code or Exit.OK)
+
+
+def _unread() -> Exit:
+    """Whoever read the output has gone: the interpreter must not fail on what is left of it at its exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    return Exit.OK
 
 
 @commands.callback()

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from jobbergate_flows.cli.exits import BadInput, ServerUnreachable
 
+_MEND = "start it, or set PREFECT_API_URL (`prefect config set PREFECT_API_URL=...`)"
+
 
 @contextmanager
 def server_errors() -> Iterator[None]:
@@ -20,6 +22,9 @@ def server_errors() -> Iterator[None]:
     from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL
 
+    if not PREFECT_API_URL.value():
+        # Prefect would start a server of its own for this one command.
+        raise ServerUnreachable("no Prefect server is named", hint=_MEND)
     try:
         yield
     except ObjectNotFound as error:
@@ -39,7 +44,7 @@ def _unreachable(error: Exception, url: str | None) -> ServerUnreachable:
     return ServerUnreachable(
         f"the Prefect server does not answer: {_words(error)}",
         where=url,
-        hint="start it, or set PREFECT_API_URL (`prefect config set PREFECT_API_URL=...`)",
+        hint=_MEND,
     )
 
 

@@ -150,9 +150,13 @@ def cancel_submissions(ledger: Ledger, rows: Sequence[Submission]) -> list[str]:
     Raises:
         ClusterUnreachable: A cluster does not answer. The ledger then holds the wish for those that have no job yet.
     """
+    said = []
+    ended = [shown for shown in look(ledger, rows) if shown.is_final and shown.row.job_id is not None]
+    for shown in ended:
+        said.append(f"Job {shown.row.job_id} on {shown.row.cluster} has ended already: {shown.state}")
+    rows = [row for row in rows if row.key not in {shown.row.key for shown in ended}]
     for row in rows:
         ledger.request_cancel(row.key)
-    said = []
     for name in dict.fromkeys(row.cluster for row in rows):
         cluster = cluster_of(name)
         jobs = {row.key: [row.job_id] for row in rows if row.cluster == name and row.job_id is not None}

@@ -23,6 +23,11 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def shortened(text: str, length: int = 40) -> str:
+    """A text for a table, which it would otherwise make too wide."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def print_fields(fields: Mapping[str, object]) -> None:
     """Print names and values, one of each a line, without those that are empty."""
     for name, value in fields.items():

@@ -55,3 +55,11 @@ class ConsentRefused(SlurmError):
 
 class RequestRefused(SlurmError):
     """A deputy does not do what it was asked for: it is malformed, too large, or nothing that a deputy does."""
+
+
+class LedgerError(JobbergateFlowsError):
+    """The ledger cannot be opened."""
+
+
+class LedgerUnreachable(LedgerError):
+    """The ledger's database does not answer, or does not let us in."""

@@ -23,9 +23,9 @@ from typing import Any, Self
 import platformdirs
 import sqlalchemy as sa
 
-from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.claims import Claims, FileClaims, PostgresClaims
 from jobbergate_flows.slurm.cluster import Witness
+from jobbergate_flows.slurm.errors import LedgerError, LedgerUnreachable
 from jobbergate_flows.slurm.jobs import SlurmJob
 
 REVISION = "0001"
@@ -36,10 +36,6 @@ _NETWORK_FILE_SYSTEMS = {
     "9p", "afs", "beegfs", "beegfs_nodev", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "glusterfs",
     "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs",
 }  # fmt: skip
-
-
-class LedgerError(JobbergateFlowsError):
-    """The ledger cannot be opened."""
 
 
 class SubmissionStatus(StrEnum):
@@ -214,8 +210,14 @@ class Ledger:
             raise LedgerError(
                 f"the database's driver is missing: {error}", hint="install jobbergate-flows[worker]"
             ) from error
-        except (OSError, sa.exc.SQLAlchemyError) as error:
-            raise LedgerError(f"the ledger cannot be opened: {error}", where=_without_password(text)) from error
+        except (OSError, ValueError, sa.exc.SQLAlchemyError) as error:
+            kind: type[LedgerError] = LedgerError
+            hint = "name another file or database in JOBBERGATE_FLOWS_LEDGER"
+            if "://" in text and isinstance(error, sa.exc.OperationalError):
+                kind, hint = LedgerUnreachable, "start the database, or mend JOBBERGATE_FLOWS_LEDGER"
+            raise kind(
+                f"the ledger cannot be opened: {_reason(error)}", where=_without_password(text), hint=hint
+            ) from error
         return cls(engine, FileClaims(path.with_name(path.name + ".claims")))
 
     def close(self) -> None:
@@ -459,10 +461,19 @@ def _revision(engine: sa.Engine) -> str | None:
     return None
 
 
+def _reason(error: Exception) -> str:
+    """Why, in one line: SQLAlchemy adds its query and a link, and the drivers what they tried."""
+    said = error.orig if isinstance(error, sa.exc.DBAPIError) and error.orig is not None else error
+    if isinstance(said, OSError) and said.strerror:
+        return said.strerror
+    lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+    return lines[0] if lines else type(said).__name__
+
+
 def _without_password(text: str) -> str:
     try:
         return str(sa.make_url(text)) if "://" in text else text
-    except sa.exc.ArgumentError:
+    except (ValueError, sa.exc.ArgumentError):
         return "the database's URL"
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jobbergate_flows.slurm import local_runner
-from jobbergate_flows.slurm.arrays import expand_tasks
+from jobbergate_flows.slurm.arrays import parse_array
 from jobbergate_flows.slurm.cluster import (
     FileChunk,
     FileEntry,
@@ -31,14 +31,16 @@ from jobbergate_flows.slurm.cluster import (
     Witness,
 )
 from jobbergate_flows.slurm.commands.environment import clean_environment
-from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
+from jobbergate_flows.slurm.directives import parse_arguments, parse_directives
 from jobbergate_flows.slurm.door import OwnAccountDoor
 from jobbergate_flows.slurm.errors import SubmissionAmbiguous, SubmissionRefused
 from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, Known, Observation
 from jobbergate_flows.slurm.options import resources_of
 from jobbergate_flows.slurm.paths import output_paths
 
-MAX_ARRAY_TASKS = 1001
+MAX_ARRAY_SIZE = 1001
+"""As Slurm's MaxArraySize by default: task numbers are smaller."""
+
 _KILL_WAIT_SECONDS = 5
 _START_GRACE = timedelta(seconds=30)
 
@@ -127,16 +129,14 @@ class LocalCluster:
                 "This does not look like a batch script: the first line must start with #! and an interpreter",
                 hint="begin the template with #!/bin/bash",
             )
-        options = {
-            **parse_directives(request.script).options,
-            **parse_parameters(request.arguments).options,
-        }
-        resources = resources_of(parse_parameters(request.arguments)).over(
-            resources_of(parse_directives(request.script))
-        )
-        tasks, parallel = self._tasks(resources.array)
+        said, asked = parse_directives(request.script), parse_arguments(request.arguments)
+        if faults := (*said.faults, *asked.faults):
+            raise SubmissionRefused(faults[0], hint="correct the script's #SBATCH lines")
+        options = {**said.options, **asked.options}
+        resources = resources_of(asked).over(resources_of(said))
+        array = "array" in options
+        tasks, parallel = self._tasks(options.get("array"))
         job_id, folder = self._new_folder()
-        array = resources.array is not None
         output, error = output_paths(
             options, directory=request.directory, job_id=job_id, job_name=request.job_name,
             user=self.user, array=array,
@@ -200,13 +200,15 @@ class LocalCluster:
         if array is None:
             return [None], 1
         try:
-            tasks: list[int | None] = list(expand_tasks(array))
+            spec = parse_array(array)
         except ValueError as error:
             raise SubmissionRefused(f"Invalid job array specification: {error}") from error
-        if len(tasks) > MAX_ARRAY_TASKS:
-            raise SubmissionRefused(f"Invalid job array specification: more than {MAX_ARRAY_TASKS} tasks")
-        at_once = int(array.partition("%")[2] or self._max_parallel)
-        return tasks, max(1, min(at_once, self._max_parallel))
+        if spec.largest >= MAX_ARRAY_SIZE:
+            raise SubmissionRefused(
+                f"Invalid job array specification: task {spec.largest} is beyond {MAX_ARRAY_SIZE - 1}",
+                hint="this cluster is one machine without Slurm",
+            )
+        return list(spec.tasks()), min(spec.at_once or self._max_parallel, self._max_parallel)
 
     def _new_folder(self) -> tuple[str, Path]:
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)

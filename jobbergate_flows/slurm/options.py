@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -20,7 +21,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from jobbergate_flows.slurm.directives import Directives, parse_parameters
+from jobbergate_flows.slurm.arrays import ARRAY_PATTERN, parse_array
+from jobbergate_flows.slurm.directives import Directives, check_parameter, parse_parameters
 from jobbergate_flows.slurm.errors import OptionRefused
 
 _LINE = r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?"
@@ -38,6 +40,7 @@ _EXTRA: Mapping[str, str] = {
     "distribution": r"[A-Za-z:*,=0-9]+",
     "error": _LINE,
     "exclude": r"[A-Za-z0-9_.,\[\]-]+",
+    "exclusive": r"user|mcs",
     "gpu-bind": r"[A-Za-z0-9_:.,*-]+",
     "gpu-freq": r"[A-Za-z0-9=,]+",
     "gpus-per-node": r"[A-Za-z0-9_.:-]+",
@@ -105,8 +108,13 @@ class _Text:
         return value
 
 
+def _checked_array(value: str) -> str:
+    parse_array(value)
+    return value
+
+
 _Name = Annotated[str, _Text(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*", "debug")]
-_Memory = Annotated[str, _Text(r"\d{1,12}[KMGTkmgt]?[Bb]?", "4G")]
+_Memory = Annotated[str, _Text(r"\d{1,12}([KMGTkmgt][Bb]?)?", "4G")]
 _Time = Annotated[
     str,
     _Text(
@@ -114,7 +122,9 @@ _Time = Annotated[
         "30, 1:30:00 or 2-00:00:00",
     ),
 ]
-_Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_Array = Annotated[str, _Text(ARRAY_PATTERN, "0-9%4"), AfterValidator(_checked_array)]
+_LEAST, _MOST = 1, 1_000_000
+_Count = Annotated[int, Field(ge=_LEAST, le=_MOST)]
 
 
 class SlurmResources(BaseModel):
@@ -160,7 +170,7 @@ class SlurmResources(BaseModel):
         default=None, title="Constraint", description="Features that the nodes must have."
     )
     reservation: _Name | None = Field(default=None, title="Reservation", description="A reservation to use.")
-    array: Annotated[str, _Text(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?", "0-9%4")] | None = Field(
+    array: _Array | None = Field(
         default=None, title="Job array", description="Task numbers, such as 0-9, or 0-9%4 for four at a time."
     )
     dependency: Annotated[str, _Text(r"[a-z]+(:[0-9+_:]+)?([,?][a-z]+(:[0-9+_:]+)?)*", "afterok:123")] | None = Field(
@@ -242,11 +252,11 @@ OPTION_OF_FIELD: Mapping[str, str] = {
     "mail_user": "mail-user",
 }  # fmt: skip
 _FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
-_IGNORED = {"kill-on-invalid-dep"}
-ALLOWED = frozenset({*OPTION_OF_FIELD.values(), *_EXTRA, *_IGNORED, "exclusive", "requeue", "no-requeue"})
+ALLOWED = frozenset({*OPTION_OF_FIELD.values(), *_EXTRA, "kill-on-invalid-dep", "exclusive", "requeue", "no-requeue"})
 """The names of all sbatch options that may be asked for."""
 
 _NOT_ALLOWED = "option_not_allowed"
+_SELF_EXPLAINING = "correct that option; sbatch's manual says what each takes"
 _OURS = {"job-name", "comment", "chdir"}
 
 
@@ -268,16 +278,24 @@ def resources_from_options(options: Mapping[str, str], *, strict: bool = True) -
                 raise OptionRefused(f"sbatch option --{name} needs a value", hint=f"write it as --{name}=value")
             values[_FIELD_OF_OPTION[name]] = value
         elif name in ("requeue", "no-requeue"):
+            if strict and value:
+                raise OptionRefused(f"sbatch option --{name} takes no value", hint=f"write it as --{name}")
             values["requeue"] = name == "requeue"
-        elif name == "exclusive":
+        elif name == "exclusive" and not value:
             values["exclusive"] = True
-        elif name not in _IGNORED and (strict or re.fullmatch(_EXTRA.get(name, r"(?!)"), value)):
+        elif name == "kill-on-invalid-dep":
+            if strict and value != "yes":
+                raise OptionRefused(
+                    f"sbatch option --{name} may only be yes",
+                    hint="leave it out: a job whose dependency failed would wait for ever",
+                )
+        elif strict or re.fullmatch(_EXTRA.get(name, r"(?!)"), value):
             extra[name] = value
     try:
         return SlurmResources.model_validate({**values, "extra": extra})
     except ValidationError as error:
         if strict:
-            raise refused(error) from error
+            raise refused(error, as_options=True) from error
     return SlurmResources.model_validate({**_without_malformed(values), "extra": extra})
 
 
@@ -299,6 +317,12 @@ def check_resources(values: SlurmResources | Mapping[str, Any] | None) -> SlurmR
     """
     if isinstance(values, SlurmResources):
         return values
+    if not isinstance(values, Mapping | None):
+        raise OptionRefused(
+            f"the resources are {type(values).__name__}, no mapping",
+            where="resources",
+            hint='map the fields to values, as {"tasks": 4}',
+        )
     try:
         return SlurmResources.model_validate(dict(values or {}))
     except ValidationError as error:
@@ -312,8 +336,7 @@ def parse_option_arguments(arguments: Sequence[str]) -> SlurmResources:
         OptionRefused: An option is unknown, not allowed, or malformed.
     """
     for argument in arguments:
-        if not argument.startswith("-") or re.search(r"[\x00-\x1f\x7f]", argument):
-            raise OptionRefused(f"{argument!r} is no sbatch option", hint="write it as --name=value")
+        check_parameter(argument)
     return resources_from_options(parse_parameters(arguments).options)
 
 
@@ -350,16 +373,30 @@ def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:
     }
 
 
-def refused(error: ValidationError) -> OptionRefused:
-    """One clear error of a validation's many."""
+def refused(error: ValidationError, *, as_options: bool = False) -> OptionRefused:
+    """One clear error of a validation's many.
+
+    Args:
+        as_options: Name sbatch's option, which was given, instead of the field.
+    """
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "resources"
-    known = ", ".join(SlurmResources.model_fields)
+    kind, given = first["type"], repr(first["input"])[:100]
+    path = [str(part) for part in first["loc"]]
+    name = path[0] if path else ""
+    where = ".".join(["resources", *path])
+    if as_options and path:
+        where = f"--{OPTION_OF_FIELD.get(name, name)}"
     message = str(first["msg"]).removeprefix("Value error, ")
-    unknown = first["type"] == "extra_forbidden"
-    hints = {"extra_forbidden": f"known are {known}", _NOT_ALLOWED: f"allowed are {', '.join(_EXTRA)}"}
-    return OptionRefused(
-        "there is no such option" if unknown else message,
-        where=f"resources.{place}".replace("resources.resources", "resources"),
-        hint=hints.get(first["type"]),
-    )
+    described = SlurmResources.model_fields.get(name)
+    hint = described.description if described is not None else _SELF_EXPLAINING
+    if kind == "extra_forbidden":
+        message, hint = "there is no such option", f"known are {', '.join(SlurmResources.model_fields)}"
+    elif kind == _NOT_ALLOWED:
+        hint = f"allowed are {', '.join(_EXTRA)}"
+    elif kind == "sbatch_value":
+        hint = f"write it as {first['ctx']['example']}"
+    elif kind.startswith("bool"):
+        message, hint = f"{given} is neither true nor false", "write true or false"
+    elif kind.startswith(("int", "greater", "less")):
+        message = f"{given} is no whole number from {_LEAST} to {_MOST}"
+    return OptionRefused(message, where=where, hint=hint)

@@ -19,7 +19,7 @@ from pathlib import PurePath, PurePosixPath
 
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest, Witness
-from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
+from jobbergate_flows.slurm.directives import parse_arguments, parse_directives
 from jobbergate_flows.slurm.errors import (
     AnswerUntrue,
     ClusterUnreachable,
@@ -180,7 +180,7 @@ class _Submitting:
         self._claim = _Claim()
         options = {
             **parse_directives(order.script.text).options,
-            **parse_parameters(order.arguments).options,
+            **parse_arguments(order.arguments).options,
         }
         self._options = options
         # Where a job may run at all; what else the order asks for, a witness does without.

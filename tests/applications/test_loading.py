@@ -155,7 +155,8 @@ JOBBERGATE_CONFIG = "jobbergate_config:\n  default_template: templates/job.sh.j2
         ("jobbergate_config:\n  a: [1, 2\napplication_config: {}\n", 3, "bad YAML"),
         ("jobbergate_config: {\n", 2, "bad YAML"),
         ("\tjobbergate_config: {}\n", 1, "bad YAML"),
-        ("a: 2020-13-45\n", None, "bad YAML: month must be in"),
+        ("a: 2020-13-45\n", 1, "bad YAML: month must be in"),
+        ("jobbergate_config:\n  default_template: ''\napplication_config: {}\n", 2, "names '', which is not there"),
         ("[" * 20_000, None, "nested too deeply"),
         ("x: " + "y" * (300 << 10), None, "larger than 256 KiB"),
         ("", None, "no map"),
@@ -296,8 +297,16 @@ def test_a_jobbergate_py_that_fails_is_told_with_its_line_once_it_runs(
         with pytest.raises(ApplicationError) as caught:
             use()
         assert isinstance(caught.value, LoadingError) or "mainflow" in str(caught.value)
+        assert caught.value.hint
         assert message in str(caught.value)
         assert str(caught.value).startswith(f"{where}: ")
+
+
+def test_a_module_that_is_missing_is_told_with_where_it_may_be_put(make: Make) -> None:
+    with pytest.raises(LoadingError) as caught:
+        make(code="import there_is_no_such_module\nclass JobbergateApplication: pass\n").describe()
+
+    assert "put there_is_no_such_module beside jobbergate.py, install it" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize(

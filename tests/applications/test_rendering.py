@@ -75,7 +75,7 @@ def test_an_answer_named_data_is_that_answer(make: Make) -> None:
         ("{{ items.append.__self__ }}", 2, "unsafe"),
         ("{{ nested.update({'a': 1}) }}{{ items.__init__ }}", 2, "unsafe"),
         ("{% for i in range(1000000) %}{% endfor %}", 2, "OverflowError: Range too big"),
-        ("{% include 'in.txt.j2' %}", 2, "no loader"),
+        ("{% include 'in.txt.j2' %}", 2, "cannot include, import or extend another one"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", 2, "RecursionError"),
     ],
 )

@@ -27,11 +27,15 @@ def test_a_document_is_a_block_with_its_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("block_type: [", "cannot be read"),
+        ("block_type: [", r"blocks.yaml:1: bad YAML.*mend the YAML"),
+        ("name: 1\nfields: {since: 2024-13-45}\n", r"blocks.yaml:2: bad YAML: month must be in 1..12.*quote it"),
+        ("name: \x01\n", r"blocks.yaml:1: bad YAML: the character"),
+        ("name: one\nname: two\n", "blocks.yaml:2: bad YAML: 'name' is there twice"),
         ("block_type: cluster\nname: one\n", "slurm-application, slurm-cluster"),
         ("block_type: slurm-cluster\n", "mend name"),
         ("block_type: slurm-cluster\nname: one\nfields: {access: ssh}\n", "mend access"),
         ("block_type: slurm-cluster\nname: one\nkind: x\n", "mend kind"),
+        ("block_type: slurm-cluster\nname: one\nfields: {acces: slurm}\n", "'acces'.*the fields are access"),
     ],
 )
 def test_a_wrong_document_is_refused_with_its_file_and_the_mend(tmp_path: Path, text: str, words: str) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import EXAMPLES, application, run
+from jobbergate_flows.slurm.directives import parse_directives
+from tests.cli.command_line import EXAMPLES, application, run, start
 
 STEPS = 'Integer("steps", "How many steps?", minval=1, maxval=9, default=3)'
 NAME = 'Text("name", "Which name?")'
@@ -73,6 +74,7 @@ def test_a_list_is_an_answer_too(tmp_path: Path) -> None:
         (["--answer", "name=x", "--answer", "stepps=1"], 3, "stepps"),
         (["--answer", "name"], 2, "name=value"),
         (["--answer", "name=[1"], 2, "list"),
+        (["--answers", ""], 2, "--answers is empty"),
         (["--answers", "/nowhere/answers.json"], 3, "/nowhere/answers.json"),
         (["--answer", "name=x", "--sbatch=--wrap=ls"], 3, "wrap"),
         (["--answer", "name=x", "--sbatch=--time=soon"], 3, "soon"),
@@ -100,6 +102,40 @@ def test_answers_that_do_not_parse_are_told_with_their_line(tmp_path: Path) -> N
 
     assert ended.code == 3
     assert "answers.yaml:3" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("a: 1\nd: 2024-13-45\n", 2, "month must be in 1..12"),
+        ("a: 1\na: 2\n", 2, "'a' is there twice"),
+        ('a: "\x01"\n', 1, "the character U+0001"),
+        ("[" * 5000, None, "nested too deeply"),
+        ("a: 1\n---\nb: 2\n", None, "no mapping"),
+    ],
+)
+def test_answers_that_are_none_are_told_in_one_line_and_a_hint(
+    tmp_path: Path, text: str, line: int | None, says: str
+) -> None:
+    (tmp_path / "answers.yaml").write_text(text)
+
+    ended = run("app", "render", application(tmp_path / "app", "echo"), "--answers", tmp_path / "answers.yaml")
+
+    error, hint = ended.err.splitlines()
+    assert ended.code == 3
+    assert error.startswith(f"Error: {tmp_path / 'answers.yaml'}:{f'{line}:' if line else ''} ")
+    assert says in error
+    assert hint.startswith("Hint: ")
+
+
+@pytest.mark.parametrize("arguments", [["app", "render", "APP"], ["app", "schema", "APP"], ["--help"], ["job", "list"]])
+def test_a_reader_that_goes_is_no_error(tmp_path: Path, arguments: list[str]) -> None:
+    folder = application(tmp_path / "app", "echo")
+    process = start(*(str(folder) if word == "APP" else word for word in arguments))
+    assert process.stdout is not None
+    process.stdout.close()
+
+    assert (process.wait(60), process.stderr and process.stderr.read()) == (0, "")
 
 
 def test_a_folder_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
@@ -148,6 +184,31 @@ def test_render_overwrites_a_file_that_differs_only_when_forced(tmp_path: Path) 
     assert (tmp_path / "out" / "input.txt").read_text() == "steps 4\n"
 
 
+def test_a_jobs_name_stands_in_the_script_too(tmp_path: Path) -> None:
+    folder = application(tmp_path / "app", "#SBATCH --job-name=other\necho")
+
+    one, two = (run("app", "render", folder, "--job-name", name).out for name in ("mine", 'my "own" job'))
+
+    assert parse_directives(one).options["job-name"] == "mine"
+    assert parse_directives(two).options["job-name"] == 'my "own" job'
+
+
+def test_init_says_that_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    ended = run("app", "init", tmp_path / "file")
+
+    assert ended.code == 3
+    assert ended.err.splitlines()[0].endswith("it is a file, not a folder")
+    assert run("app", "init", "/proc/x").err.splitlines()[1].startswith("Hint: ")
+
+
+def test_a_path_in_a_hint_can_be_pasted(tmp_path: Path) -> None:
+    ended = run("app", "init", tmp_path / "my study")
+
+    assert f"app render '{tmp_path / 'my study'}' --fast" in ended.err
+
+
 def test_render_gives_scripts_json(tmp_path: Path) -> None:
     folder = application(tmp_path / "app", "cat input.txt", "", {"input.txt": "text\n"})
 
@@ -183,6 +244,13 @@ def test_check_finds_nothing_in_the_examples() -> None:
         ("echo", "1 / 0", "jobbergate.py"),
         ("echo\n#SBATCH --ntasks=2", "", "line 4"),
         ("#SBATCH --time=soon", "", "soon"),
+        ("#SBATCH --tme=5 --foo", "", "line 3 of the script: sbatch has no option --tme"),
+        ("#SBATCH -Z", "", "sbatch has no option -Z"),
+        ("#SBATCH --output=a b", "", "line 3 of the script: invalid directive found: b"),
+        ('#SBATCH --output="a', "", "unmatched"),
+        ("echo", 'Integer("n", minval=10, maxval=1, default=3)', "minimum of 10 is more than its maximum of 1"),
+        ("echo", 'Integer("n", default="abc"), Text("t")', "n: 'abc', its default, is no whole number"),
+        ("echo", 'List("n", choices=["a", "b"], default="c"), Text("t")', "n: 'c', its default, is none of a, b"),
     ],
 )
 def test_check_says_what_is_wrong(tmp_path: Path, script: str, questions: str, says: str) -> None:

@@ -57,6 +57,39 @@ def test_a_jobs_output_and_states_are_followed_to_its_end(tmp_path: Path, jobs: 
     assert "Completed" in ended.err.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("ended_later")
+def test_a_reader_that_goes_ends_the_command_and_leaves_the_job_alone(tmp_path: Path, jobs: Path) -> None:
+    script = "while [ ! -e go-on ]; do echo line; read -t 0.1 <> <(:) || true; done"
+    process = start("app", "run", application(tmp_path / "app", script), "--cluster", "local", "--directory", jobs)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "line\n"
+
+    process.stdout.close()
+
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert process.wait(60) == 0
+    assert "Traceback" not in said
+    assert json.loads(run("job", "show", "1", "--json").out)["state"] == "Running"
+
+
+@pytest.mark.parametrize(
+    ("ledger", "code", "says"),
+    [
+        ("/etc/passwd", 3, "a file of another kind"),
+        ("postgresql+psycopg://u:p@127.0.0.1:9/x", 4, "Connection refused"),
+        ("postgresql+psycopg://u:p@here:there/x", 3, "there"),
+    ],
+)
+def test_a_ledger_that_does_not_open_is_told_in_one_line_and_a_hint(ledger: str, code: int, says: str) -> None:
+    ended = run("job", "list", env={"JOBBERGATE_FLOWS_LEDGER": ledger})
+
+    error, hint = ended.err.splitlines()
+    assert ended.code == code
+    assert says in error
+    assert "JOBBERGATE_FLOWS_LEDGER" in hint
+
+
 def test_a_job_that_fails_fails_the_command(tmp_path: Path, jobs: Path) -> None:
     ended = run_locally(application(tmp_path / "app", "echo before; exit 3"), jobs)
 
@@ -78,6 +111,7 @@ def test_an_arrays_lines_name_their_task(tmp_path: Path, jobs: Path) -> None:
     ("arguments", "code", "says"),
     [
         (["--directory", "/nowhere"], 3, "/nowhere"),
+        (["--directory", ""], 2, "--directory is empty"),
         (["--directory", "/proc"], 3, "/proc"),
         (["--sbatch=--wrap=ls"], 3, "wrap"),
         (["--sbatch=--time=-1"], 3, "time"),
@@ -145,6 +179,21 @@ def test_the_end_of_the_output_is_printed(tmp_path: Path, jobs: Path) -> None:
     assert run("job", "logs", "1", "-n", "0").out == ""
 
 
+def test_cancelling_a_job_that_has_ended_says_so(tmp_path: Path, jobs: Path) -> None:
+    run_locally(application(tmp_path / "app", "echo"), jobs)
+
+    ended = run("job", "cancel", "1")
+
+    assert (ended.code, ended.err) == (0, "Job 1 on local has ended already: Completed\n")
+
+
+def test_a_long_name_does_not_widen_the_list(tmp_path: Path, jobs: Path) -> None:
+    run_locally(application(tmp_path / "app", "echo"), jobs, "--job-name", "n" * 200)
+
+    assert max(map(len, run("job", "list").out.splitlines())) < 160
+    assert json.loads(run("job", "list", "--json").out)[0]["name"] == "n" * 200
+
+
 @pytest.mark.parametrize("arguments", [["show", "77"], ["logs", "77"], ["cancel", "77"]])
 def test_a_job_that_is_not_known_is_bad_input(arguments: list[str]) -> None:
     ended = run("job", *arguments)
@@ -166,6 +215,11 @@ def test_a_cluster_that_is_not_there_is_unreachable(tmp_path: Path, jobs: Path) 
 
     assert (checked.code, ran.code) == (4, 4)
     assert "/nowhere/slurm.conf" in checked.err
+
+    as_json = run("cluster", "check", "--cluster", "slurm", "--json", env=missing)
+    findings = json.loads(as_json.out)["findings"]
+    assert as_json.code == 4
+    assert [(finding["ok"], "/nowhere/slurm.conf" in finding["detail"]) for finding in findings] == [(False, True)]
 
 
 @pytest.mark.slurm

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from jobbergate_flows.slurm.directives import inject_sbatch_params, parse_directives, parse_parameters
+from jobbergate_flows.slurm.directives import (
+    inject_sbatch_params,
+    parse_arguments,
+    parse_directives,
+    parse_parameters,
+)
 from jobbergate_flows.slurm.errors import OptionRefused
+from tests.cluster.slurm import SlurmCluster
 
 
 def test_every_form_of_an_option_is_read() -> None:
@@ -38,8 +47,66 @@ def test_a_later_line_wins_and_others_like_it_are_comments() -> None:
     assert parse_directives(script).options == {"time": "8"}
 
 
-def test_an_unfinished_quotation_is_taken_as_it_stands() -> None:
-    assert parse_parameters(["""--comment="never closed --time=5"""]).options["time"] == "5"
+READ = {
+    '--output="a b"': "a b",
+    "--output='a b'": "a b",
+    '-o "a b"': "a b",
+    '-o"a b"': "a b",
+    '--output=a"b c"d': "ab cd",
+    """--output='x" y'""": 'x" y',
+    """--output='a\\'b'""": "a'b",
+    '--output=a\\"b': 'a"b',
+    "--output=a#b --time=nonsense": "a",
+    "--output=a # b": "a",
+    "--outpu=a": "a",
+    "-o=a": "=a",
+    "--output --hold": "--hold",
+    "-Ho a": "a",
+}
+UNREADABLE = [
+    "--output=a b",
+    "--output=a\\ b",
+    '--output="a b',
+    "x --output=a",
+    "-",
+    ":x",
+    "--nice 5",
+    "--exclusive user",
+]
+
+
+@pytest.mark.parametrize("text", READ)
+def test_quotes_are_sbatchs(text: str) -> None:
+    read = parse_parameters([text])
+
+    assert (read.options["output"], read.faults) == (READ[text], ())
+
+
+@pytest.mark.parametrize("text", UNREADABLE)
+def test_what_sbatch_could_not_read_is_a_fault(text: str) -> None:
+    assert len(parse_parameters([text]).faults) == 1
+
+
+def test_real_sbatch_reads_the_same(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:
+    def reads(text: str) -> str | None:
+        script = f"#!/bin/sh\n#SBATCH {text}\n"
+        job = slurm_cluster.run("sbatch", "--parsable", "--hold", f"--chdir={tmp_path}", stdin=script, check=False)
+        if not job:
+            return None
+        shown = slurm_cluster.run("scontrol", "show", "job", job.strip())
+        slurm_cluster.run("scancel", job.strip())
+        [output] = re.findall(r"^ *StdOut=(.*?) *$", shown, re.MULTILINE)
+        return str(output).removeprefix(f"{tmp_path}/")
+
+    assert {text: reads(text) for text in READ} == READ
+    assert {text: reads(text) for text in UNREADABLE} == dict.fromkeys(UNREADABLE)
+
+
+def test_the_arguments_of_a_command_are_words_already() -> None:
+    read = parse_arguments(["--output=a b#c", "--comment=it's", "-Hp", "debug"])
+
+    assert read.options == {"output": "a b#c", "comment": "it's", "hold": "", "partition": "debug"}
+    assert read.faults == ()
 
 
 def test_parameters_go_before_the_first_command() -> None:
@@ -62,7 +129,7 @@ def test_nothing_is_injected_without_parameters() -> None:
     assert inject_sbatch_params("#!/bin/bash\necho", []) == "#!/bin/bash\necho"
 
 
-@pytest.mark.parametrize("param", ["--time=5\nrm -rf ~", "--time=5\r", "--time=5\x00", "time=5", ""])
+@pytest.mark.parametrize("param", ["--time=5\nrm -rf ~", "--time=5\r", "--time=5\x00", "time=5", "", "-", "--time=5 9"])
 def test_a_parameter_that_would_become_a_shell_line_is_refused(param: str) -> None:
     with pytest.raises(OptionRefused, match="no sbatch option"):
         inject_sbatch_params("#!/bin/bash\n", [param])

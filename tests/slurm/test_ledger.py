@@ -19,9 +19,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from jobbergate_flows.slurm.cluster import Witness
+from jobbergate_flows.slurm.errors import LedgerError
 from jobbergate_flows.slurm.ledger import (
     Ledger,
-    LedgerError,
     Submission,
     SubmissionKey,
     SubmissionStatus,

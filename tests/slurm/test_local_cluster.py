@@ -122,6 +122,30 @@ exit $SLURM_ARRAY_TASK_ID"""
     assert max(counts) <= 2
 
 
+@pytest.mark.parametrize("array", ["5-1", "0-3:0", "0-1001", "99999999999999999999", "0-9;rm", "1,,2"])
+@pytest.mark.parametrize("place", ["argument", "script"])
+async def test_an_array_that_slurm_would_refuse_is_refused(
+    cluster: LocalCluster, work: Path, array: str, place: str
+) -> None:
+    body, arguments = ("", [f"--array={array}"]) if place == "argument" else (f"#SBATCH --array={array}", [])
+
+    with pytest.raises(SubmissionRefused, match="Invalid job array specification"):
+        await submit(cluster, work, body, *arguments)
+
+
+async def test_a_line_that_sbatch_could_not_read_is_refused(cluster: LocalCluster, work: Path) -> None:
+    with pytest.raises(SubmissionRefused, match=r"invalid directive found: b\.txt"):
+        await submit(cluster, work, "#SBATCH --output=a b.txt")
+
+
+async def test_a_path_with_blanks_is_one_path(cluster: LocalCluster, work: Path) -> None:
+    await end(cluster, await submit(cluster, work, "echo one", "--output=a b.txt"))
+    await end(cluster, await submit(cluster, work, '#SBATCH --output="c d.txt"\necho two'))
+
+    assert (work / "a b.txt").read_text() == "one\n"
+    assert (work / "c d.txt").read_text() == "two\n"
+
+
 async def test_cancelling_ends_all_tasks_at_once_even_those_that_do_not_want_it(
     cluster: LocalCluster, work: Path
 ) -> None:

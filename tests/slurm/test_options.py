@@ -60,6 +60,10 @@ def test_a_job_whose_dependency_fails_does_not_wait_for_ever() -> None:
         ("partition", "--uid=0"),
         ("partition", "debug\n"),
         ("array", "0-9;rm"),
+        ("array", "5-1"),
+        ("array", "0-3:0"),
+        ("array", "99999999999999999999"),
+        ("memory", "4B"),
         ("dependency", "afterok:$(id)"),
         ("mail_user", "me@example.org\nroot"),
         ("account", "ärger"),
@@ -132,10 +136,47 @@ def test_arguments_of_the_command_line_are_the_same_options() -> None:
     )
 
 
-@pytest.mark.parametrize("argument", ["--time", "time=5", "--time=5\n--uid=0", "--time=soon"])
+@pytest.mark.parametrize(
+    "argument",
+    ["--time", "time=5", "--time=5\n--uid=0", "--time=soon", "-", "--", "-1", "--output=a b.txt", "--partition=a b",
+     "--mail-user=a b", '--output="a b', "--output=a\\ b", "--requeue=1", "--no-requeue=1", "--exclusive=nobody",
+     "--exclusive user", "--kill-on-invalid-dep=no", "--hold=1", "-n=4"],
+)  # fmt: skip
 def test_an_argument_that_is_no_option_is_refused(argument: str) -> None:
     with pytest.raises(OptionRefused):
         parse_option_arguments([argument])
+
+
+def test_a_value_with_blanks_stands_in_quotes_as_in_a_script() -> None:
+    for argument in ('--output="a b.txt"', "--output='a b.txt'", '-o "a b.txt"', '--output=a" "b.txt'):
+        assert parse_option_arguments([argument]) == SlurmResources(extra={"output": "a b.txt"}), argument
+
+
+@pytest.mark.parametrize(
+    ("argument", "where", "says", "hint"),
+    [
+        ("--time=abc", "--time", "'abc' is not a value", "write it as 30"),
+        ("--ntasks=few", "--ntasks", "'few' is no whole number from 1 to 1000000", "How many tasks"),
+        ("--ntasks=0", "--ntasks", "'0' is no whole number from 1 to 1000000", "How many tasks"),
+        ("--array=5-1", "--array", "smaller number first", "Task numbers"),
+        ("--nice=-5", None, "'nice' does not take '-5'", "manual"),
+    ],
+)
+def test_a_refused_value_names_its_option_and_the_mend(argument: str, where: str | None, says: str, hint: str) -> None:
+    with pytest.raises(OptionRefused) as refused:
+        parse_option_arguments([argument])
+
+    assert refused.value.where == (where or "resources")
+    assert says in refused.value.message
+    assert hint in str(refused.value.hint)
+
+
+def test_nodes_may_be_exclusive_to_a_user_or_to_a_label() -> None:
+    resources = parse_option_arguments(["--exclusive=user"])
+
+    assert "--exclusive=user" in resources.to_arguments()
+    assert "--exclusive" not in resources.to_arguments()
+    assert resources_of(parse_parameters(["--exclusive=user"])) == resources
 
 
 def test_the_form_shows_what_the_script_says_and_refuses_what_is_malformed() -> None:

@@ -131,6 +131,14 @@ async def test_directives_and_options_say_where_the_output_goes_and_whether_it_i
     assert (job.standard_output, job.standard_error) == (f"{job.directory}/out-%a.txt", "/dev/null")
 
 
+async def test_a_path_with_blanks_is_one_path(cluster: FaultyCluster, ledger: Ledger, base: Path) -> None:
+    resources = SlurmResources(extra={"output": "my job.out"})
+
+    job = await submit_once(cluster, ledger, SubmissionOrder(SCRIPT, resources, str(base), KEY))
+
+    assert job.standard_output == f"{job.directory}/my job.out"
+
+
 async def test_the_same_order_again_is_the_same_job(
     cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder
 ) -> None:

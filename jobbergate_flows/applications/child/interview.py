@@ -74,7 +74,7 @@ class Program:
         except BaseException as error:
             said = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
             named = type(error).__name__ + (f": {said[:500]}" if said else "")
-            raise kind(f"{what}: {named}", where=self._where(error)) from error
+            raise kind(f"{what}: {named}", where=self._where(error), hint=_mend(error)) from error
 
     def _where(self, error: BaseException) -> str:
         if isinstance(error, SyntaxError) and (error.filename or "").startswith(self.folder):
@@ -109,6 +109,12 @@ def run(program: Program, answerer: Answerer) -> dict[str, Any]:
     raise InterviewError(
         f"more than {MAX_STEPS} steps", where=FILE, hint="data['nextworkflow'] goes in circles: end it somewhere"
     )
+
+
+def _mend(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"put {error.name} beside {FILE}, install it where jobbergate-flows is, or take the import out"
+    return "mend the Python at that line"
 
 
 def _application_class(module: types.ModuleType) -> type:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
-from jinja2 import StrictUndefined, TemplateError, UndefinedError
+from jinja2 import BaseLoader, Environment, StrictUndefined, TemplateError, UndefinedError
 from jinja2.sandbox import SandboxedEnvironment
 
 from jobbergate_flows.applications.errors import RenderingError
@@ -19,7 +19,7 @@ def render(folder: str, template: str, parameters: dict[str, Any]) -> str:
         RenderingError: with the template and the line: an undefined name, or anything else that fails in it.
     """
     path = os.path.join(folder, template)
-    environment = SandboxedEnvironment(undefined=_Undefined, keep_trailing_newline=True)
+    environment = SandboxedEnvironment(undefined=_Undefined, keep_trailing_newline=True, loader=_NoOthers())
     try:
         with open(path, encoding="utf-8") as file:
             code = environment.compile(file.read(), name=template, filename=path)
@@ -51,6 +51,13 @@ class Data(dict[str, Any]):
         if not name.startswith("__") and dict.__contains__(self, name):
             return dict.__getitem__(self, name)
         return super().__getattribute__(name)
+
+
+class _NoOthers(BaseLoader):
+    """A template stands alone, as in Jobbergate."""
+
+    def get_source(self, environment: Environment, template: str) -> NoReturn:
+        raise TemplateError(f"{template!r}: a template cannot include, import or extend another one")
 
 
 class _Undefined(StrictUndefined):

@@ -19,8 +19,8 @@ MAX_SECONDS = 5.0
 _SOMETIMES = "Applies to some answers only."
 
 
-def describe(program: interview.Program) -> tuple[dict[str, Any], bool]:
-    """The form, and whether every path was followed to its end.
+def describe(program: interview.Program) -> tuple[dict[str, Any], bool, list[str]]:
+    """The form, whether every path was followed to its end, and what is wrong with the questions themselves.
 
     The form's `properties` are in the order in which they are asked (`position`). A question that some paths do
     not ask is optional and says when it applies. A form that is not complete allows further answers.
@@ -29,7 +29,7 @@ def describe(program: interview.Program) -> tuple[dict[str, Any], bool]:
         ApplicationError: The application fails before its first question.
     """
     paths, complete = explore(program)
-    return form(paths, complete), complete
+    return form(paths, complete), complete, faults(paths)
 
 
 @dataclass
@@ -97,6 +97,24 @@ def form(paths: Sequence[Path], complete: bool) -> dict[str, Any]:
             required.append(name)
     schema = {"type": "object", "properties": properties, "additionalProperties": not complete}
     return {**schema, "required": required} if required else schema
+
+
+def faults(paths: Sequence[Path]) -> list[str]:
+    """Questions that nobody can answer, and defaults that are no answers, as far as that does not depend on answers."""
+    found: dict[str, None] = {}
+    for name, question in (met for path in paths for met in path.met.items()):
+        limits = question.schema()
+        lowest, highest = limits.get("minimum"), limits.get("maximum")
+        if lowest is not None and highest is not None and lowest > highest:
+            found[f"{name}: its minimum of {lowest} is more than its maximum of {highest}"] = None
+            continue
+        if question.default is None or _depends(question.unresolved.default):
+            continue
+        try:
+            question.convert(question.default)
+        except ValueError as error:
+            found[f"{name}: {question.default!r:.100}, its default, {error}"] = None
+    return list(found)
 
 
 class _Walker(interview.Answerer):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jobbergate_flows.applications.child import interview, schema
-from jobbergate_flows.applications.child.questions import QuestionBase
+from jobbergate_flows.applications.child.questions import Directory, File, QuestionBase
 from jobbergate_flows.applications.errors import ApplicationError, BadAnswer, MissingAnswer, UnknownAnswer
 
 Say = Callable[[dict[str, Any]], None]
@@ -27,13 +27,16 @@ def serve(request: dict[str, Any], say: Say, receive: Callable[[], Any]) -> dict
     program = interview.Program(request["folder"], request["config"])
     match request["do"]:
         case "describe":
-            form, complete = schema.describe(program)
-            return {"form": form, "complete": complete}
+            form, complete, faults = schema.describe(program)
+            return {"form": form, "complete": complete, "faults": faults}
         case "interview":
             asking = _Asking(request["answers"], fast=request["fast"], say=say, receive=receive)
             interview.run(program, asking)
             asking.refuse_unknown(program)
             return {"answers": asking.given}
+        case "check":
+            checking = _Checking(request["answers"])
+            return {"answers": checking.check(program)}
     # Jinja is the larger part of a start, and no other request needs it.
     from jobbergate_flows.applications.child.rendering import render
 
@@ -100,7 +103,7 @@ class _Replaying(interview.Answerer):
     def _checked(self, question: QuestionBase, value: Any) -> Any:
         try:
             answer = question.convert(value)
-            question.verify(answer)
+            self._holds(question, answer)
         except ValueError as error:
             raise BadAnswer(
                 f"{_shown(value)} {error}",
@@ -108,6 +111,66 @@ class _Replaying(interview.Answerer):
                 hint=f"the question is: {question.message}",
             ) from error
         return answer
+
+    def _holds(self, question: QuestionBase, answer: Any) -> None:
+        question.verify(answer)
+
+
+class _Checking(_Replaying):
+    """Answers from a mapping that need not be all: for the rest the defaults, or something to go on with."""
+
+    def __init__(self, answers: Mapping[str, Any]) -> None:
+        super().__init__(answers)
+        self._converted: dict[str, Any] = {}
+
+    def check(self, program: interview.Program) -> dict[str, Any]:
+        """The answers as their questions convert them; those of other branches too."""
+        try:
+            interview.run(program, self)
+        except (BadAnswer, UnknownAnswer):
+            raise
+        except ApplicationError:
+            # What was made up may not do for the rest; the run itself says what is missing.
+            pass
+        left = [name for name in self.given if name not in self._converted]
+        if left:
+            paths, complete = schema.explore(program)
+            for name in left:
+                self._check_elsewhere(name, [path.met[name] for path in paths if name in path.met])
+            if complete:
+                self.used |= self._converted.keys()
+                self.refuse_unknown(program)
+        return {name: self._converted.get(name, value) for name, value in self.given.items()}
+
+    def answer(self, question: QuestionBase) -> Any:
+        name = question.variablename
+        self.used.add(name)
+        if name in self.given:
+            return self._checked(question, self.given[name])
+        default = question.converted_default()
+        return question.placeholder() if default is None else default
+
+    def _checked(self, question: QuestionBase, value: Any) -> Any:
+        self._converted[question.variablename] = answer = super()._checked(question, value)
+        return answer
+
+    def _holds(self, question: QuestionBase, answer: Any) -> None:
+        # Whether a path exists is for the host of the run to say.
+        if not isinstance(question, File | Directory):
+            question.verify(answer)
+
+    def _check_elsewhere(self, name: str, questions: list[QuestionBase]) -> None:
+        """A question may differ from branch to branch: an answer to one of them is one."""
+        refusal: BadAnswer | None = None
+        for question in questions:
+            try:
+                self._checked(question, self.given[name])
+            except BadAnswer as error:
+                refusal = refusal or error
+            else:
+                return
+        if refusal is not None:
+            raise refusal
 
 
 class _Asking(_Replaying):
