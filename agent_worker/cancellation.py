@@ -40,7 +40,7 @@ async def watch_for_cancellations(supervisor: Supervisor, work_pool: str, second
 
 async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
     """Cancel a run's job, or, where there is none yet, the run itself. Safe to repeat."""
-    session = supervisor.session
+    session = await supervisor.accounts.of_flow_run(str(run.id))
     held = supervisor.held.get(run.id)
     submissions = await session.cancel_flow_run(str(run.id))
     if submissions:

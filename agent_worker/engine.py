@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any, cast
 
 from prefect import Flow
+from prefect._flow_run_suspension import FlowRunSuspensionRequest
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.flow_engine import AsyncFlowRunEngine
 
@@ -12,11 +15,18 @@ from prefect.flow_engine import AsyncFlowRunEngine
 class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
     """The engine of one resident run.
 
-    It differs from Prefect's in two ways, both because the worker outlives the coroutine:
+    It differs from Prefect's in three ways, all because the worker outlives the coroutine and has many:
     - a coroutine that dies does not end the run as crashed: the worker takes the run up again;
     - the deployment's concurrency lease is renewed by the worker, not by a thread for each run that cancels the
-      run when the server is away for longer than the lease.
+      run when the server is away for longer than the lease;
+    - nothing listens for a suspension of the run, for which Prefect has a thread with a connection for each run:
+      a job that was submitted cannot be suspended from here.
     """
+
+    @contextmanager
+    def setup_flow_run_suspension_request(self) -> Generator[FlowRunSuspensionRequest, None, None]:
+        """The request that nobody makes."""
+        yield self._get_flow_run_suspension_request()
 
     @property
     def state(self) -> State[Any]:

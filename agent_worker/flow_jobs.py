@@ -22,7 +22,7 @@ from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
 from jobbergate_flows.slurm.output import tail
 from jobbergate_flows.slurm.session import ClusterSession
-from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder, home_expanded
+from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
 from jobbergate_flows.states import state_for
 
 _logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ async def _submit(
     order = SubmissionOrder(
         script=script,
         resources=configuration.resources(),
-        directory=home_expanded(configuration.directory),
+        directory=await session.expanded(configuration.directory),
         key=await session.key(str(flow_run.id), "flow"),
         flow_run_id=str(flow_run.id),
         kind="flow",

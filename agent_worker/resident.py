@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -23,7 +24,7 @@ MAX_DEATHS = 20
 """So often a run's coroutine may die before the run is given up as Crashed."""
 
 
-async def live(flow_run: FlowRun, *, recovered: bool = False) -> None:
+async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *, recovered: bool = False) -> None:
     """Bring an application's run to its end, whatever happens to its coroutine on the way.
 
     Returns when the run is final on the server, or was handed back to its queue (a retry), or is gone. Cancelling this
@@ -31,6 +32,7 @@ async def live(flow_run: FlowRun, *, recovered: bool = False) -> None:
 
     Args:
         flow_run: The run.
+        parameters: What is run, where that was decided about; otherwise the run's own.
         recovered: Whether an earlier worker began it: the task runs of its first life are ended first.
     """
     deaths = 0
@@ -38,7 +40,7 @@ async def live(flow_run: FlowRun, *, recovered: bool = False) -> None:
         if recovered or deaths:
             await end_task_runs(flow_run.id, "The worker was restarted; another task run goes on with this.")
         try:
-            await _run_once(flow_run)
+            await _run_once(flow_run, flow_run.parameters if parameters is None else parameters)
             death: BaseException | None = None
         except Abort as error:
             death = error
@@ -73,10 +75,9 @@ async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
     await end_task_runs(flow_run.id, "The run was cancelled.")
 
 
-async def _run_once(flow_run: FlowRun) -> None:
-    parameters: dict[str, Any] = dict(flow_run.parameters)
+async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> None:
     async with get_client() as client:
         name = (await client.read_flow(flow_run.flow_id)).name
     flow = run_application.with_options(name=name)
     flow_run_logger(flow_run, flow).debug("Running resident in the worker")
-    await run_resident(flow, flow_run, parameters)
+    await run_resident(flow, flow_run, dict(parameters))

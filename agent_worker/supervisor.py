@@ -19,6 +19,8 @@ from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from agent_worker import flow_jobs, resident
+from agent_worker.accounts import AccountSessions
+from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
@@ -49,16 +51,26 @@ class Supervisor:
     cancels nothing: the jobs go on, and the next worker takes the runs up again.
     """
 
-    def __init__(self, make_session: Callable[[], Awaitable[ClusterSession]]) -> None:
-        self._make_session = make_session
+    def __init__(self, make_admission: Callable[[], Awaitable[Admission]]) -> None:
+        self._make_admission = make_admission
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._ready: Future[None] = Future()
         self._stopping = asyncio.Event()
         self._held: dict[UUID, HeldRun] = {}
         self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
-        self.session: ClusterSession
-        """The session with the cluster; there once `start` has returned."""
+        self.admission: Admission
+        """Who decides about runs; there once `start` has returned."""
+
+    @property
+    def accounts(self) -> AccountSessions:
+        """The sessions with the cluster, by account."""
+        return self.admission.accounts
+
+    @property
+    def session(self) -> ClusterSession:
+        """The worker's own session with the cluster."""
+        return self.accounts.own
 
     @property
     def held(self) -> dict[UUID, HeldRun]:
@@ -124,12 +136,17 @@ class Supervisor:
         self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None, recovered: bool
     ) -> None:
         try:
-            if kind == "application":
-                await resident.live(flow_run, recovered=recovered)
-            elif kind == "cancelled":
-                await resident.finish_cancelling(self.session, flow_run)
-            elif configuration is not None:
-                await flow_jobs.live(flow_run, configuration)
+            if kind == "cancelled":
+                await resident.finish_cancelling(await self.accounts.of_flow_run(str(flow_run.id)), flow_run)
+                return
+            admitted = await self.admission.admit(flow_run, kind, configuration)
+            if admitted is None:
+                return
+            with using_session(admitted.session):
+                if kind == "application":
+                    await resident.live(flow_run, admitted.parameters, recovered=recovered)
+                elif configuration is not None:
+                    await flow_jobs.live(flow_run, configuration)
         except asyncio.CancelledError:
             _logger.debug("Run %s was let go", flow_run.id)
         except BaseException:
@@ -153,7 +170,7 @@ class Supervisor:
         self._loop.set_exception_handler(lambda _loop, _context: None)
 
     async def _main(self) -> None:
-        self.session = await self._make_session()
+        self.admission = await self._make_admission()
         async with AsyncClientContext(httpx_settings={"transport": OutageTransport()}):
             with using_session(self.session):
                 self._context = copy_context()
@@ -163,6 +180,7 @@ class Supervisor:
                     service.add_done_callback(_report_death)
                 self._ready.set_result(None)
                 await self._stopping.wait()
+                await self.accounts.close()
 
     async def _renew_leases(self) -> None:
         while True:

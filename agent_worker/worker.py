@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,17 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import InfrastructureNotAvailable
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 
+from agent_worker.accounts import AccountSessions
+from agent_worker.admission import Admission
 from agent_worker.cancellation import cancel, watch_for_cancellations
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration, SlurmVariables
 from agent_worker.recovery import recover_runs
 from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
+from agent_worker.site import WorkerRefused, door_opener, rules_of
 from agent_worker.supervisor import Supervisor
 from jobbergate_flows.deployments import is_application
-from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm.command_cluster import CommandCluster
 from jobbergate_flows.slurm.connect import connect
 from jobbergate_flows.slurm.ledger import Ledger
 from jobbergate_flows.slurm.session import ClusterSession
@@ -32,10 +36,6 @@ if TYPE_CHECKING:
 
 
 _STARTS_AT_ONCE = 2
-
-
-class WorkerRefused(JobbergateFlowsError):
-    """The worker cannot start as it is set up."""
 
 
 class JobbergateSlurmResult(BaseWorkerResult):
@@ -62,7 +62,7 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         # Prefect's own worker starts all runs of a poll at once, and its server on SQLite then locks itself up.
         self._starting = asyncio.Semaphore(_STARTS_AT_ONCE)
         self.settings = WorkerSettings()
-        self.supervisor = Supervisor(self._make_session)
+        self.supervisor = Supervisor(self._make_admission)
         self.supervisor.add_service(
             lambda: watch_for_cancellations(self.supervisor, work_pool_name, self.settings.cancel_poll_seconds)
         )
@@ -145,8 +145,9 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         deployment = await self.client.read_deployment(flow_run.deployment_id)
         return is_application(deployment.entrypoint, deployment.pull_steps)
 
-    async def _make_session(self) -> ClusterSession:
+    async def _make_admission(self) -> Admission:
         settings = self.settings
+        rules, open_door = rules_of(settings), door_opener(settings)
         cluster = await asyncio.to_thread(
             connect, settings.cluster, name=settings.cluster_name, slurm_conf=settings.slurm_conf
         )
@@ -156,7 +157,14 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
                 f"another worker named {self.name!r} works with this ledger",
                 hint="give this one another --name, and a ledger of its own where it is for another cluster",
             )
-        return ClusterSession(cluster, ledger)
+        if open_door is not None and not isinstance(cluster, CommandCluster):
+            raise WorkerRefused(
+                "only Slurm's jobs can be other accounts'", hint="set `cluster` to slurm, or `acting` to none"
+            )
+        accounts = AccountSessions(
+            ClusterSession(cluster, ledger), open_door, settings.slurm_conf or os.environ.get("SLURM_CONF")
+        )
+        return Admission(accounts, rules, self._work_pool_name)
 
 
 def worker_claim(name: str) -> str:

@@ -23,6 +23,7 @@ from jobbergate_flows.blocks.application import ApplicationNotStored, aload_appl
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
+from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, resources_schema
 from jobbergate_flows.states import JobFailed, state_for
 from jobbergate_flows.tasks import (
@@ -47,8 +48,11 @@ _PARAMETERS = """
 
 async def _run(application: Application, answers: Any, resources: Any, directory: str, job_name: str) -> State[Any]:
     try:
-        script = await arender_job_script(application, answers or {}, job_name=job_name or None)
-        job = await asubmit_job_script(script, resources=resources, directory=directory, key="job")
+        # What an earlier life of the run submitted is only followed: its code has run already.
+        job = await _submitted_before()
+        if job is None:
+            script = await arender_job_script(application, answers or {}, job_name=job_name or None)
+            job = await asubmit_job_script(script, resources=resources, directory=directory, key="job")
     except SubmissionCancelled as error:
         return Cancelled(message=str(error))
     except JobbergateFlowsError as error:
@@ -60,6 +64,13 @@ async def _run(application: Application, answers: Any, resources: Any, directory
     await apublish_results(job, return_state=True)
     await (await session_for()).mark_told(job)
     return state_for(outcome.status, job) if isinstance(outcome, JobFailed) else state_for(outcome, job)
+
+
+async def _submitted_before() -> SlurmJob | None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return None
+    return await (await session_for()).job_of(str(context.flow_run.id), "job")
 
 
 async def _run_stored(

@@ -33,6 +33,11 @@ def using_session(session: ClusterSession) -> Iterator[ClusterSession]:
         _entered.reset(token)
 
 
+def entered_session() -> ClusterSession | None:
+    """The session that this context has entered; None outside of a worker."""
+    return _entered.get()
+
+
 async def session_for(cluster: SlurmCluster | str | None = None) -> ClusterSession:
     """The session to use here: the entered one, or one for `cluster`, kept for the life of the event loop.
 

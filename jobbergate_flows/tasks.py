@@ -40,12 +40,12 @@ from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_task import job_task
-from jobbergate_flows.sessions import session_for
+from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
 from jobbergate_flows.slurm.output import OutputLine
-from jobbergate_flows.slurm.submission import SubmissionOrder, home_expanded
+from jobbergate_flows.slurm.submission import SubmissionOrder
 from jobbergate_flows.states import JobFailed, state_for
 
 Cluster = SlurmCluster | str | None
@@ -76,7 +76,11 @@ async def _render_job_script(
         )
     elif not isinstance(application, Application):
         application = await asyncio.to_thread(load_application, application)
-    return await asyncio.to_thread(application.render, answers, job_name=job_name or None, sbatch=tuple(sbatch))
+    session = entered_session()
+    serve = session.serve if session is not None else None
+    return await asyncio.to_thread(
+        application.render, answers, job_name=job_name or None, sbatch=tuple(sbatch), serve=serve
+    )
 
 
 async def _submit_job_script(
@@ -96,7 +100,7 @@ async def _submit_job_script(
         order = SubmissionOrder(
             script=script,
             resources=check_resources(resources),
-            directory=home_expanded(directory),
+            directory=await session.expanded(directory),
             in_place=in_place,
             job_name=job_name or script.name,
             key=await session.key(str(flow_run) if flow_run else None, call),

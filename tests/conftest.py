@@ -35,6 +35,7 @@ _isolate()
 
 from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
+from tests.cluster.accounts import Accounts, missing_for_accounts  # noqa: E402
 from tests.cluster.guard import guard  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.site import Site  # noqa: E402
@@ -69,12 +70,23 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
     """The real Slurm, for the whole session."""
-    lacking = missing()
-    if lacking:
-        required = request.config.getoption("--require-slurm") or os.environ.get(_REQUIRE_SLURM)
-        (pytest.fail if required else pytest.skip)(f"no real Slurm here: {', '.join(lacking)} missing")
+    _need(request, "no real Slurm here", missing())
     with SlurmCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def accounts(request: pytest.FixtureRequest) -> Iterator[Accounts]:
+    """Real accounts of this machine, for the whole session."""
+    _need(request, "no accounts can be made here", missing_for_accounts())
+    with Accounts() as made:
+        yield made
+
+
+def _need(request: pytest.FixtureRequest, what: str, lacking: list[str]) -> None:
+    if lacking:
+        required = request.config.getoption("--require-slurm") or os.environ.get(_REQUIRE_SLURM)
+        (pytest.fail if required else pytest.skip)(f"{what}: {', '.join(lacking)} missing")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,8 @@ LAYERS = {
     "jobbergate_flows.applications": 0,
     "jobbergate_flows.slurm": 0,
     "agent_worker": 2,
+    # What decides whose run it is must be readable, and testable, without Prefect.
+    "agent_worker.identity": 0,
     "jobbergate_flows.cli": 3,
 }
 NAMES = ("no Prefect", "Prefect", "agent_worker", "cli")
@@ -60,7 +62,9 @@ def test_the_lower_half_imports_no_prefect() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["app"], ["app", "run"], ["job"], ["cluster"], ["blocks"], ["demo"]], ids=" ".join
+    "command",
+    [[], ["app"], ["app", "run"], ["job"], ["cluster"], ["blocks"], ["consent"], ["worker"], ["demo"]],
+    ids=" ".join,
 )
 def test_help_imports_no_prefect(command: list[str]) -> None:
     done = python(CALL_HELP, json.dumps(command))

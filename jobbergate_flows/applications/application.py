@@ -25,7 +25,7 @@ from jobbergate_flows.applications.config import (
     parse_config,
 )
 from jobbergate_flows.applications.errors import BadAnswer, DigestMismatch, LoadingError, RenderingError
-from jobbergate_flows.applications.isolation import Limits, nonsense, run_isolated
+from jobbergate_flows.applications.isolation import Limits, Serve, nonsense, run_isolated
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.applications.sources import pack, read_folder, read_git, unpack
 from jobbergate_flows.slurm.directives import inject_sbatch_params, parse_directives
@@ -177,18 +177,25 @@ class Application:
         """The files as tar.gz, the same bytes for the same files."""
         return pack(self.files)
 
-    def describe(self, *, limits: Limits | None = None) -> ApplicationInterface:
+    def describe(self, *, limits: Limits | None = None, serve: Serve | None = None) -> ApplicationInterface:
         """What the application asks for, found by following its branches in a separate process; kept once found.
+
+        Args:
+            limits: What the application's code may take.
+            serve: Has it found elsewhere, as `isolation.run_isolated` says.
 
         Raises:
             ApplicationError: Its code fails before the first question, or takes more than it may.
         """
         kept: ApplicationInterface | None = self.__dict__.get("_interface")
         if kept is None:
-            found = self._isolated("describe", {"form": dict, "complete": bool, "faults": list}, limits=limits)
+            wants = {"form": dict, "complete": bool, "faults": list}
+            found = self._isolated("describe", wants, limits=limits, serve=serve)
             faults = tuple(str(fault) for fault in found["faults"])
             kept = ApplicationInterface(found["form"], found["complete"], self._directives(), faults)
-            self.__dict__["_interface"] = kept
+            # What somebody else's process says of the application is for that user alone.
+            if serve is None:
+                self.__dict__["_interface"] = kept
         return kept
 
     def render(
@@ -198,6 +205,7 @@ class Application:
         job_name: str | None = None,
         sbatch: Sequence[str] = (),
         limits: Limits | None = None,
+        serve: Serve | None = None,
     ) -> JobScript:
         """Replay the interview with the answers, and render the job script and its supporting files.
 
@@ -206,6 +214,7 @@ class Application:
             job_name: The script's name; otherwise the application's `job_script_name`, or its own name.
             sbatch: Parameters to inject as `#SBATCH` lines, such as `--time=5`.
             limits: What the application's code may take.
+            serve: Has it rendered elsewhere, as `isolation.run_isolated` says.
 
         Raises:
             MissingAnswer, UnknownAnswer, BadAnswer: naming the question.
@@ -218,6 +227,7 @@ class Application:
             "render",
             {"text": str, "name": str | None, "files": dict},
             limits=limits,
+            serve=serve,
             answers=_plain_answers(answers),
             entrypoint=self.entrypoint,
             supporting=dict(self.supporting),
@@ -311,10 +321,11 @@ class Application:
         *,
         limits: Limits | None,
         ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
+        serve: Serve | None = None,
         **rest: Any,
     ) -> dict[str, Any]:
         request = {"do": do, "config": self.config.as_read(), **rest}
-        return run_isolated(request, self.files, wants=wants, limits=limits, ask=ask)
+        return run_isolated(request, self.files, wants=wants, limits=limits, ask=ask, serve=serve)
 
     def _directives(self) -> tuple[str, ...]:
         template = _parse_template(self.entrypoint, _text(self.files, self.entrypoint))

@@ -43,6 +43,11 @@ class Limits:
     processes: int = 64
 
 
+Serve = Callable[[Mapping[str, Any], Mapping[str, bytes], Limits], Mapping[str, Any]]
+"""Has a request served elsewhere (as another user, by a deputy), and returns the message that `child/program.py` ends
+with: the request, the application's files, what it may take."""
+
+
 def run_isolated(
     request: Mapping[str, Any],
     files: Mapping[str, bytes],
@@ -50,6 +55,7 @@ def run_isolated(
     wants: Mapping[str, type | UnionType],
     limits: Limits | None = None,
     ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
+    serve: Serve | None = None,
 ) -> dict[str, Any]:
     """Have a request served by `child/program.py`, on a temporary copy of the application.
 
@@ -63,27 +69,36 @@ def run_isolated(
         wants: What the answer holds, and its types: the application's code could write one too.
         limits: What it may take.
         ask: Answers a question (as `child/questions.py` describes it); gets the complaint about the answer before.
+        serve: Does it in the place of a process of this account's. Nobody can be asked then.
 
     Raises:
         ApplicationError: What is wrong with the application or the answers.
         LimitExceeded: It took too long, too much memory, or said too much.
     """
     limits = limits or Limits()
+    if serve is not None:
+        return _done(serve(request, files, limits), wants)
     with _copied(files) as folder, _Child(folder, limits) as child:
         child.send({**request, "folder": str(folder), "limits": asdict(limits)})
         while True:
             message = child.receive()
             match message:
-                case {"done": dict() as done} if all(isinstance(done.get(name), wants[name]) for name in wants):
-                    for warning in message.get("warnings", ()):
-                        _logger.warning("%s", warning)
-                    return done
-                case {"error": [str() as kind, str() as said, (str() | None) as where, (str() | None) as hint]}:
-                    raise BY_NAME.get(kind, ApplicationError)(said, where=where, hint=hint)
                 case {"ask": dict() as question} if ask is not None:
                     child.send(ask(question, message.get("complaint")))
                 case _:
-                    raise nonsense()
+                    return _done(message, wants)
+
+
+def _done(message: Mapping[str, Any], wants: Mapping[str, type | UnionType]) -> dict[str, Any]:
+    match message:
+        case {"done": dict() as done} if all(isinstance(done.get(name), wants[name]) for name in wants):
+            warnings = message.get("warnings")
+            for warning in warnings if isinstance(warnings, list) else ():
+                _logger.warning("%s", warning)
+            return done
+        case {"error": [str() as kind, str() as said, (str() | None) as where, (str() | None) as hint]}:
+            raise BY_NAME.get(kind, ApplicationError)(said, where=where, hint=hint)
+    raise nonsense()
 
 
 class _Child:

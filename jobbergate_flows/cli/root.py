@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobbergate_flows import __version__
-from jobbergate_flows.cli import app, blocks, cluster, job
+from jobbergate_flows.cli import app, blocks, cluster, consent, job, worker
 from jobbergate_flows.cli.exits import Exit, report, say
 
 commands = typer.Typer(
@@ -29,6 +29,8 @@ commands.add_typer(app.commands, name="app")
 commands.add_typer(job.commands, name="job")
 commands.add_typer(cluster.commands, name="cluster")
 commands.add_typer(blocks.commands, name="blocks")
+commands.add_typer(consent.commands, name="consent")
+commands.add_typer(worker.commands, name="worker")
 
 _debug = False
 

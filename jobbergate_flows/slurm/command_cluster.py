@@ -31,7 +31,7 @@ from jobbergate_flows.slurm.commands import (
 from jobbergate_flows.slurm.commands.sacct import BATCH
 from jobbergate_flows.slurm.commands.sbatch import TIMEOUT_SECONDS
 from jobbergate_flows.slurm.door import Door
-from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionAmbiguous
+from jobbergate_flows.slurm.errors import AnswerUntrue, ClusterUnreachable, SubmissionAmbiguous
 from jobbergate_flows.slurm.jobs import Absent, JobRow, Known, Observation, Unreachable
 from jobbergate_flows.slurm.states import MEANINGS, Finality
 
@@ -49,14 +49,24 @@ class CommandCluster:
 
     Args:
         name: The cluster's name.
-        door: The account that acts.
+        door: The account that acts: submits, cancels, reads and writes files.
+        watching: Who asks Slurm about jobs, if not the same account: whoever this process runs as.
         slurm_conf: Path of slurm.conf where it is not the system's.
         clusters: A name for `--clusters`, where a host serves several; it needs accounting.
     """
 
-    def __init__(self, name: str, door: Door, *, slurm_conf: str | None = None, clusters: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        door: Door,
+        *,
+        watching: Door | None = None,
+        slurm_conf: str | None = None,
+        clusters: str | None = None,
+    ) -> None:
         self._name = name
         self._door = door
+        self._watching = watching or door
         self._clusters = clusters
         self._submitting = clean_environment(slurm_conf=slurm_conf)
         self._querying = clean_environment(slurm_conf=slurm_conf, query=True)
@@ -131,13 +141,16 @@ class CommandCluster:
             )
         except OSError as error:
             raise SubmissionAmbiguous(f"sbatch's answer was lost: {error}") from error
-        return command.parse(result)
+        job_id = command.parse(result)
+        if self._watching is not self._door:
+            await self._verify(request.job_name, job_id)
+        return job_id
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
         """See `Cluster.cancel`."""
         for start in range(0, len(job_ids), _CANCEL_BATCH):
             command = Scancel(job_ids[start : start + _CANCEL_BATCH], self._clusters)
-            command.parse(await self._ask(command))
+            command.parse(await self._door.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS))
 
     async def details(self, job_id: str, *, since: datetime) -> JobDetails:
         """See `Cluster.details`."""
@@ -192,6 +205,16 @@ class CommandCluster:
         else:
             findings.append(Finding("accounting", True, "answers"))
         return findings
+
+    async def _verify(self, job_name: str, job_id: str) -> None:
+        # The answer is its user's word. That the job is theirs, and this one, is Slurm's to say.
+        named = SqueueFind(job_name, self.user, self._clusters)
+        try:
+            found = named.parse(await self._ask(named))
+        except ClusterUnreachable as error:
+            raise SubmissionAmbiguous(f"Slurm does not say whether job {job_id} is the one: {error.message}") from error
+        if job_id not in {job.job_id for job in found}:
+            raise AnswerUntrue(f"Slurm knows no job {job_id} named {job_name} of {self.user}")
 
     async def _shown(
         self, ids: Sequence[str], jobs: Mapping[str, datetime]
@@ -258,15 +281,13 @@ class CommandCluster:
 
     async def _check_version(self, command: str) -> Finding:
         try:
-            result = await self._door.run((command, "--version"), environment=self._querying, timeout=QUERY_SECONDS)
+            result = await self._watching.run((command, "--version"), environment=self._querying, timeout=QUERY_SECONDS)
         except ClusterUnreachable as error:
             return Finding(command, False, error.message, error.hint)
         return Finding(command, result.returncode == 0, result.words)
 
-    async def _ask(
-        self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | Scancel | ShowConfig
-    ) -> CommandResult:
-        return await self._door.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
+    async def _ask(self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | ShowConfig) -> CommandResult:
+        return await self._watching.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
 
     async def _controller_memory(self) -> timedelta:
         if self._memory is None:

@@ -25,6 +25,10 @@ class SubmissionAmbiguous(SlurmError):
     """sbatch's answer was lost: the job may exist. It must be looked up before it is submitted again."""
 
 
+class AnswerUntrue(SubmissionAmbiguous):
+    """Who submitted the job names one that is not this user's of this name, as Slurm itself knows it."""
+
+
 class SubmissionCancelled(SlurmError):
     """The submission was cancelled before Slurm had the job."""
 
@@ -43,6 +47,14 @@ class OptionRefused(SlurmError):
 
 class JobNotFound(SlurmError):
     """No such job is known."""
+
+
+class ConsentRefused(SlurmError):
+    """The user's file of authorized deployments cannot be trusted."""
+
+
+class RequestRefused(SlurmError):
+    """A deputy does not do what it was asked for: it is malformed, too large, or nothing that a deputy does."""
 
 
 class LedgerError(JobbergateFlowsError):

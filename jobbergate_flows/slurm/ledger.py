@@ -31,6 +31,7 @@ from jobbergate_flows.slurm.jobs import SlurmJob
 REVISION = "0001"
 """The newest revision of the schema; `migrations/versions` leads to it."""
 
+_SQLITE = b"SQLite format 3\0"
 _NETWORK_FILE_SYSTEMS = {
     "9p", "afs", "beegfs", "beegfs_nodev", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "glusterfs",
     "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs",
@@ -196,6 +197,7 @@ class Ledger:
             if "://" in text:
                 return cls(*_server(text))
             path = Path(text).expanduser().absolute()
+            _refuse_foreign(path)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _refuse_network(path)
             engine = _sqlite(path)
@@ -491,6 +493,19 @@ def network_file_system(path: Path, mounts: str) -> str | None:
         if path.is_relative_to(point) and len(point.parts) >= depth:
             kind, depth = columns[2], len(point.parts)
     return kind if kind in _NETWORK_FILE_SYSTEMS else None
+
+
+def _refuse_foreign(path: Path) -> None:
+    # Before anything is written beside it.
+    if path.is_file():
+        with path.open("rb") as file:
+            start = file.read(len(_SQLITE))
+        if start and start != _SQLITE:
+            raise LedgerError(
+                "this is no ledger, but a file of another kind",
+                where=str(path),
+                hint="set JOBBERGATE_FLOWS_LEDGER to a file that the ledger has for itself",
+            )
 
 
 def _refuse_network(path: Path) -> None:

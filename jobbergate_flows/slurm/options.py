@@ -252,6 +252,9 @@ OPTION_OF_FIELD: Mapping[str, str] = {
     "mail_user": "mail-user",
 }  # fmt: skip
 _FIELD_OF_OPTION = {option: field for field, option in OPTION_OF_FIELD.items()}
+ALLOWED = frozenset({*OPTION_OF_FIELD.values(), *_EXTRA, "kill-on-invalid-dep", "exclusive", "requeue", "no-requeue"})
+"""The names of all sbatch options that may be asked for."""
+
 _NOT_ALLOWED = "option_not_allowed"
 _SELF_EXPLAINING = "correct that option; sbatch's manual says what each takes"
 _OURS = {"job-name", "comment", "chdir"}

@@ -10,14 +10,23 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
+from pathlib import PurePath, PurePosixPath
 
+from jobbergate_flows.applications.isolation import Serve
 from jobbergate_flows.slurm.cluster import Cluster, JobDetails
-from jobbergate_flows.slurm.errors import ClusterUnreachable, JobNotFound
+from jobbergate_flows.slurm.errors import ClusterUnreachable, DirectoryRefused, JobNotFound
 from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
 from jobbergate_flows.slurm.states import summarize
-from jobbergate_flows.slurm.submission import GRACE_SECONDS, SubmissionOrder, settle_cancelled, submit_once
+from jobbergate_flows.slurm.submission import (
+    GRACE_SECONDS,
+    SubmissionOrder,
+    home_expanded,
+    settle_cancelled,
+    submit_once,
+)
 from jobbergate_flows.slurm.tracker import JobTracker
 
 _logger = logging.getLogger(__name__)
@@ -26,21 +35,60 @@ _DETAIL_TRIES = 4
 
 
 class ClusterSession:
-    """One cluster as one user, in one event loop."""
+    """One cluster as one user, in one event loop.
+
+    Args:
+        cluster: The cluster, acting as that user.
+        ledger: Where submissions are kept.
+        tracker: One that is shared with the sessions of other users; otherwise an own one.
+        serve: Has applications rendered as that user, where that is another than this process's.
+        home: The user's home directory, where that is another than this process's.
+        grace: Seconds; see `submission.GRACE_SECONDS`.
+        output_limits: How much of a job's output is delivered.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         ledger: Ledger,
         *,
+        tracker: JobTracker | None = None,
+        serve: Serve | None = None,
+        home: Callable[[], Awaitable[str]] | None = None,
         grace: float = GRACE_SECONDS,
         output_limits: OutputLimits | None = None,
     ) -> None:
         self.cluster = cluster
         self.ledger = ledger
-        self.tracker = JobTracker(cluster)
+        self.tracker = tracker or JobTracker(cluster)
+        self.serve = serve
+        self._home = home
         self._grace = grace
         self._output_limits = output_limits
+        self._vet: Callable[[SubmissionOrder], None] | None = None
+        self._submitted: Callable[[SlurmJob], None] | None = None
+
+    def watched(
+        self, *, vet: Callable[[SubmissionOrder], None], submitted: Callable[[SlurmJob], None]
+    ) -> ClusterSession:
+        """This session for one run, whose submissions somebody looks at.
+
+        Args:
+            vet: Raises for an order that must not be submitted.
+            submitted: Told each job that Slurm has.
+        """
+        session = copy(self)
+        session._vet, session._submitted = vet, submitted
+        return session
+
+    async def expanded(self, directory: str | PurePath) -> str:
+        """A directory with `~` replaced by the user's home."""
+        first, _, rest = str(directory).partition("/")
+        if self._home is None or not first.startswith("~"):
+            return home_expanded(directory)
+        if first != "~":
+            raise DirectoryRefused("the home of somebody else cannot be named like this", where=str(directory))
+        return str(PurePosixPath(await self._home()) / rest)
 
     async def key(self, scope: str | None, call: str) -> SubmissionKey:
         """The key of a submission: its attempt is the ledger's to know. Without a scope it is a new one."""
@@ -51,7 +99,18 @@ class ClusterSession:
 
     async def submit(self, order: SubmissionOrder, *, on_wait: Callable[[str], None] | None = None) -> SlurmJob:
         """Submit an order once; see `submission.submit_once`."""
-        return await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
+        if self._vet is not None:
+            self._vet(order)
+        job = await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
+        if self._submitted is not None:
+            self._submitted(job)
+        return job
+
+    async def job_of(self, scope: str, call: str) -> SlurmJob | None:
+        """The job that an earlier life of a flow run submitted under that call, and whose end was not told yet."""
+        key = await self.key(scope, call)
+        row = await asyncio.to_thread(self.ledger.get, key.token)
+        return row.job if row is not None else None
 
     async def wait(
         self,

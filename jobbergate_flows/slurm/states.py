@@ -233,5 +233,5 @@ def parse_state(text: str) -> tuple[str, int | None]:
     """Slurm's state field as its word and, for `CANCELLED by 1001`, the number of who did it."""
     text = text.strip()
     word = re.split(r"[\s+]", text, maxsplit=1)[0]
-    by = re.search(r"\bby (\d+)$", text)
+    by = re.search(r"\bby ([0-9]{1,18})$", text)
     return word, int(by[1]) if by else None

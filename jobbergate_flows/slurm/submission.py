@@ -21,6 +21,7 @@ from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest, Witness
 from jobbergate_flows.slurm.directives import parse_arguments, parse_directives
 from jobbergate_flows.slurm.errors import (
+    AnswerUntrue,
     ClusterUnreachable,
     DirectoryRefused,
     FileRefused,
@@ -43,6 +44,7 @@ _LOOK_SECONDS = 2.0
 _RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)
 _HELD_SECONDS = (30.0, 60.0, 120.0, 300.0)
 _CLAIM_SECONDS = 0.5
+_UNTRUE_ANSWERS = 3
 _PLACE = ("account", "partition", "qos", "reservation")
 _WITNESS_NAME = "jobbergate-flows-witness"
 # Below, the controller itself remembers a job; above, accounting may have forgotten it.
@@ -212,17 +214,22 @@ class _Submitting:
         return job if job is not None else await self._submit(row)
 
     async def _submit(self, row: Submission) -> SlurmJob:
-        held = tries = 0
+        held = tries = untrue = 0
         while True:
             await self._give_up_if_cancelled(row)
             try:
                 await self._write_files(row)
                 return await self._sbatch(row)
             except SubmissionAmbiguous as error:
+                untrue += isinstance(error, AnswerUntrue)
                 self._say(f"sbatch's answer was lost ({error.message}); looking the job up")
                 job = await self._look_up(row)
                 if job is not None:
                     return job
+                if untrue == _UNTRUE_ANSWERS:
+                    refused = SubmissionRefused(f"sbatch's answers do not hold: {error.message}", where=row.directory)
+                    await self._refuse(row, refused)
+                    raise refused from error
             except SubmissionHeld as error:
                 self._say(f"a limit of Slurm's is reached: {error.message}")
                 await self._pause(_HELD_SECONDS[min(held, len(_HELD_SECONDS) - 1)], row)

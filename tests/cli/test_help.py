@@ -14,6 +14,9 @@ from tests.cli.command_line import run
 COMMANDS = [
     "", "demo", "app", "app init", "app check", "app schema", "app render", "app run", "app deploy", "job", "job list",
     "job show", "job logs", "job cancel", "cluster", "cluster check", "blocks", "blocks register",
+    "consent", "consent add", "consent list", "consent remove",
+    "worker", "worker bind", "worker unbind", "worker bindings", "worker unit",
+    "worker sudoers", "worker install-deputy",
 ]  # fmt: skip
 
 

@@ -7,7 +7,9 @@ and it ends what is left. It imports nothing but the standard library and is run
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -17,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["process", "jobs", "folder"]
+Kind = Literal["process", "jobs", "folder", "file", "accounts", "group"]
 _PATIENCE = 10.0
 
 
@@ -28,7 +30,8 @@ class Guard:
         self._process: subprocess.Popen[str] | None = None
 
     def watch(self, kind: Kind, value: str) -> None:
-        """End this later: a process group by its leader's id, the jobs of a slurm.conf, or a folder."""
+        """End this later: a process group by its leader's id, the jobs of a slurm.conf, a folder, a file, a group, or
+        accounts by their comment."""
         self._say("watch", kind, value)
 
     def forget(self, kind: Kind, value: str) -> None:
@@ -86,6 +89,17 @@ def end_jobs(conf: str) -> None:
                 continue
 
 
+def end_accounts(mark: str) -> None:
+    """Remove the accounts whose comment is `mark`, with their homes and what still runs as them."""
+    for account in pwd.getpwall():
+        if account.pw_gecos == mark:
+            for folder in Path("/proc").glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    if folder.stat().st_uid == account.pw_uid:
+                        os.kill(int(folder.name), signal.SIGKILL)
+            subprocess.run(["userdel", "-r", account.pw_name], capture_output=True, check=False)
+
+
 def _alive(leader: int) -> bool:
     try:
         return Path(f"/proc/{leader}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -124,6 +138,12 @@ def _guard() -> None:
                 end_group(int(value))
             elif kind == "jobs":
                 end_jobs(value)
+            elif kind == "accounts":
+                end_accounts(value)
+            elif kind == "group":
+                subprocess.run(["groupdel", value], capture_output=True, check=False)
+            elif kind == "file":
+                Path(value).unlink(missing_ok=True)
             else:
                 shutil.rmtree(value, ignore_errors=True)
 

@@ -27,15 +27,18 @@ class WorkerProcess(Service):
         *,
         kind: str = "jobbergate-slurm",
         limit: int | None = None,
+        user: str | None = None,
+        python: str = sys.executable,
     ) -> None:
         own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         most = [] if limit is None else ["--limit", str(limit)]
         super().__init__(
             "worker",
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, *most],
+            [python, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, *most],
             folder / "worker.log",
             own | dict(environment),
-            cwd=os.getcwd(),
+            user=user,
+            cwd="/" if user else os.getcwd(),
         )
         self.pool = pool
         self.kind = kind

@@ -187,7 +187,8 @@ async def test_a_file_is_read_by_offset(door: OwnAccountDoor, tmp_path: Path) ->
 async def test_what_is_no_file_is_not_read_and_holds_nobody_up(door: OwnAccountDoor, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
-    for path in (tmp_path / "pipe", tmp_path):
+    (tmp_path / "link").symlink_to("/proc/self/environ")
+    for path in (tmp_path / "pipe", tmp_path, "/proc/self/environ", tmp_path / "link"):
         with pytest.raises(FileRefused):
             await door.read(str(path))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from jobbergate_flows.slurm.cluster import FoundJob, JobDetails, Witness
 from jobbergate_flows.slurm.commands.result import CommandResult, require_answer
-from jobbergate_flows.slurm.commands.squeue import rows_of, time_of
+from jobbergate_flows.slurm.commands.squeue import number_of, rows_of, time_of
 from jobbergate_flows.slurm.errors import ClusterUnreachable
 from jobbergate_flows.slurm.jobs import ExitCode, JobRow
 from jobbergate_flows.slurm.states import parse_state
@@ -93,7 +94,7 @@ class SacctFind:
             if self.witness is not None and job_id == self.witness.job_id:
                 witnessed = True
             # Accounting takes names that differ in case for the same.
-            if name == self.job_name and job_id.isdigit():
+            if name == self.job_name and number_of(job_id) is not None:
                 found.setdefault(job_id, FoundJob(job_id, time_of(submit), parse_state(state)[0]))
         return list(found.values()), witnessed
 
@@ -136,8 +137,8 @@ def since_argument(since: datetime) -> str:
 
 
 def _bytes(size: str) -> float:
-    number = size.rstrip("KMGTP")
-    return float(number) * 1024.0 ** (" KMGTP".index(size[-1]) if size != number else 0) if number else 0.0
+    found = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([KMGTP]?)", size)
+    return float(found[1]) * 1024.0 ** " KMGTP".index(found[2] or " ") if found else 0.0
 
 
 def _rows(line: str) -> Iterator[JobRow]:
@@ -155,7 +156,7 @@ def _rows(line: str) -> Iterator[JobRow]:
         reason=reason if state == "PENDING" and reason != "None" else None,
         exit_code=ExitCode.parse(exit_code),
         cancelled_by=by,
-        user_id=int(uid) if uid.isdigit() else None,
+        user_id=number_of(uid),
         submit=time_of(submit),
         start=time_of(start),
         end=time_of(end),

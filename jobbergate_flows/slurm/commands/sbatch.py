@@ -92,7 +92,7 @@ class Sbatch:
         if result.returncode == 0:
             lines = result.stdout.strip().splitlines()
             job_id = lines[-1].split(";")[0].strip() if lines else ""
-            if job_id.isdigit():
+            if job_id.isascii() and job_id.isdigit():
                 return job_id
             raise SubmissionAmbiguous(f"sbatch did not name a job: {result.words}")
         if result.returncode is None or result.returncode < 0:

@@ -15,6 +15,7 @@ from jobbergate_flows.slurm.jobs import JobRow, Phase
 from jobbergate_flows.slurm.states import MEANINGS, Finality, parse_state
 
 # No column that holds text of a user's: job names may contain pipes and newlines.
+_LAST_SECOND = 253_402_300_799  # of the year 9999
 _FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%r"
 
 
@@ -68,20 +69,26 @@ class SqueueFind:
         for line in require_answer("squeue", result).splitlines():
             job_id, submit, state, name = (*line.split("|", 3), "", "", "")[:4]
             # squeue takes names that differ in case for the same.
-            if name == self.job_name and job_id.isdigit():
+            if name == self.job_name and number_of(job_id) is not None:
                 found.setdefault(job_id, FoundJob(job_id, time_of(submit), state))
         return list(found.values())
 
 
+def number_of(text: str) -> int | None:
+    """A number as Slurm prints it; None for all else, digits of other scripts too."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
 def time_of(text: str) -> datetime | None:
-    """A time that Slurm prints as seconds since the epoch; None for `Unknown`, `None`, `N/A` or 0."""
-    return datetime.fromtimestamp(int(text), UTC) if text.isdigit() and int(text) else None
+    """A time that Slurm prints as seconds since the epoch; None for 0, all that is no number, and far years."""
+    seconds = number_of(text)
+    return datetime.fromtimestamp(seconds, UTC) if seconds and seconds <= _LAST_SECOND else None
 
 
 def rows_of(job_id: str, row: JobRow) -> Iterator[JobRow]:
     """The rows that a printed job id stands for: `6`, `6_0`, or `6_[0-3%2]` for an array's pending tasks."""
     array_id, _, task = job_id.partition("_")
-    numbers: tuple[int | None, ...] = (int(task),) if task.isdigit() else (None,)
+    numbers: tuple[int | None, ...] = (number_of(task),)
     if task.startswith("["):
         # A list that cannot be read leaves one row without a number: the array is not over.
         with contextlib.suppress(ValueError):
@@ -106,7 +113,7 @@ def _rows(line: str) -> Iterator[JobRow]:
         source="squeue",
         reason=reason if reason and reason != "None" else None,
         cancelled_by=by,
-        user_id=int(uid) if uid.isdigit() else None,
+        user_id=number_of(uid),
         submit=time_of(submit),
         # Of a pending job it is when Slurm expects to start it; and the end of a running one is its time limit.
         start=time_of(start) if meaning is None or meaning.phase is not Phase.PENDING else None,

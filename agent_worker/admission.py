@@ -1,0 +1,241 @@
+"""Whether a run may go on, and as whom: the site's policy, asked until it has an answer, and what the run is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Failed
+
+from agent_worker.accounts import AccountSessions
+from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.identity.audit import AuditLog, AuditUnavailable, record_of, record_of_job
+from agent_worker.identity.bindings import Bindings, BindingsBroken, BindingsFile
+from agent_worker.identity.consent import Consent, parse
+from agent_worker.identity.facts import Kind, RequestRefused
+from agent_worker.identity.limits import exceeded
+from agent_worker.identity.mapping import Mapped, Mapper, MapperBroken, MapperUnavailable, Word, map_creator
+from agent_worker.identity.policy import Allowed, Decision, Denied, IdentityPolicy, NeedsConsent, decide, owner_of
+from agent_worker.run_facts import ReadRun, read_run_facts
+from agent_worker.runs import force_state, read_run
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm.accounts import AccountRefused
+from jobbergate_flows.slurm.directives import parse_directives
+from jobbergate_flows.slurm.errors import ClusterUnreachable, ConsentRefused, OptionRefused
+from jobbergate_flows.slurm.jobs import SlurmJob
+from jobbergate_flows.slurm.options import resources_of
+from jobbergate_flows.slurm.session import ClusterSession
+from jobbergate_flows.slurm.submission import SubmissionOrder
+
+_logger = logging.getLogger(__name__)
+NEEDS_CONSENT = "Needs consent"
+UNDECIDED = "Undecided"
+# Nothing is known, or nothing may be done, until somebody mends it: the run waits, and nothing is lost.
+_WAITING = (MapperUnavailable, MapperBroken, BindingsBroken, AuditUnavailable, ClusterUnreachable)
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A run that may go on.
+
+    Args:
+        session: As whom.
+        parameters: An application's, as they were decided about; None for what the run itself has.
+    """
+
+    session: ClusterSession
+    parameters: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the site has set.
+
+    Args:
+        policy: Whose runs are.
+        bindings: The table, for `owner`.
+        mapper: Who knows the accounts of people, for `owner`; it gets `word` of a run's creator.
+        audit: Where each decision is written; None only for a worker that acts as its own account for everybody.
+        consent_seconds: So long a run waits for its user's consent.
+        poll_seconds: Seconds between two looks while a run waits.
+    """
+
+    policy: IdentityPolicy
+    bindings: BindingsFile | None = None
+    mapper: Mapper | None = None
+    word: Word = "id"
+    audit: AuditLog | None = None
+    consent_seconds: float = 86400.0
+    poll_seconds: float = 15.0
+
+
+class Admission:
+    """Decides for each run of a worker.
+
+    Args:
+        accounts: The worker's sessions.
+        rules: The site's.
+        work_pool: The pool that the worker serves.
+    """
+
+    def __init__(self, accounts: AccountSessions, rules: Rules, work_pool: str) -> None:
+        self.accounts = accounts
+        self._rules = rules
+        self._work_pool = work_pool
+
+    async def admit(
+        self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None = None
+    ) -> Admitted | None:
+        """Wait until a run may go on; None when it has ended instead, with the reason in its state.
+
+        A run whose job Slurm has already is that job's user's, and is only followed.
+
+        Args:
+            kind: What the worker takes the run for.
+            configuration: An ordinary flow's.
+        """
+        with_job = await self.accounts.with_job(str(flow_run.id))
+        if with_job is not None:
+            return Admitted(with_job)
+        if self._rules.audit is None:
+            assert self._rules.policy.account is not None
+            return Admitted(self.accounts.of(self._rules.policy.account))
+        waiting = _Waiting(flow_run)
+        audited: Decision | None = None
+        while True:
+            try:
+                read, decision = await self._decide(flow_run, kind, configuration)
+                if decision != audited:
+                    await self._audit(read, decision)
+                    audited = decision
+                if isinstance(decision, Allowed):
+                    return Admitted(self._watched(read, decision), read.parameters if kind == "application" else None)
+                if isinstance(decision, Denied):
+                    await self._end(flow_run, f"Not run: {decision.reason}", decision.hint)
+                    return None
+                if waiting.seconds > self._rules.consent_seconds:
+                    await self._end(flow_run, f"{decision.account} has not consented: {decision.why}", decision.command)
+                    return None
+                await waiting.say(
+                    NEEDS_CONSENT, f"{decision.why}. To allow it, call as {decision.account}: {decision.command}"
+                )
+            except ObjectNotFound:
+                await self._end(flow_run, "Not run: its deployment is gone", "start one of another deployment")
+                return None
+            except (RequestRefused, AccountRefused) as error:
+                await self._end(flow_run, f"Not run: {error.message}", error.hint)
+                return None
+            except _WAITING as error:
+                _logger.warning("Run %s waits: %s", flow_run.id, error)
+                await waiting.say(UNDECIDED, f"Whose run this is cannot be decided now: {error.message}")
+            await asyncio.sleep(self._rules.poll_seconds)
+            if await read_run(flow_run.id) is None:
+                return None
+
+    async def _decide(
+        self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None
+    ) -> tuple[ReadRun, Decision]:
+        read = await self._read(flow_run, configuration)
+        facts, policy = read.facts, self._rules.policy
+        if facts.kind != kind:
+            return read, Denied("its deployment was changed while it was taken up", "start it again")
+        bindings = await asyncio.to_thread(self._rules.bindings.current) if self._rules.bindings else Bindings(())
+        mapped: Mapped | None = None
+        if self._rules.mapper is not None:
+            mapped = await asyncio.to_thread(map_creator, self._rules.mapper, facts.created_by, by=self._rules.word)
+        owner = owner_of(facts, policy, bindings, mapped)
+        if isinstance(owner, Denied):
+            return read, owner
+        consent = Consent((), ())
+        if policy.consent:
+            try:
+                consent = parse(await self.accounts.read_consent(owner.account) or "")
+            except ConsentRefused as error:
+                command = f"jobbergate-flows consent add --run {flow_run.id}"
+                return read, NeedsConsent(owner.account, command, str(error), owner.proof)
+        else:
+            # Who is refused is refused before anything is done, and not only by what is done first.
+            await self.accounts.of(owner.account).expanded("~")
+        return read, decide(facts, policy, bindings, mapped, consent, datetime.now(UTC))
+
+    async def _read(self, flow_run: FlowRun, configuration: FlowJobConfiguration | None) -> ReadRun:
+        asked: dict[str, Any] = {}
+        if configuration is not None:
+            try:
+                resources = configuration.resources()
+            except ValueError as error:
+                raise RequestRefused(f"its job variables are none that Slurm takes: {error}") from error
+            asked = {
+                "resources": resources.model_dump(mode="json", exclude_unset=True, exclude_none=True),
+                "directory": configuration.directory,
+            }
+        async with get_client() as client:
+            current = await client.read_flow_run(flow_run.id)
+            return await read_run_facts(client, current, work_pool=self._work_pool, **asked)
+
+    def _watched(self, read: ReadRun, allowed: Allowed) -> ClusterSession:
+        def vet(order: SubmissionOrder) -> None:
+            script = resources_of(parse_directives(order.script.text))
+            reason = exceeded(allowed.limits, order.resources.over(script))
+            if reason is not None:
+                raise OptionRefused(f"more than {allowed.account} has consented to: {reason}", where=allowed.proof)
+
+        def submitted(job: SlurmJob) -> None:
+            if self._rules.audit is None:
+                return
+            record = record_of_job(read.facts, self._rules.policy, allowed, job.job_id, datetime.now(UTC))
+            try:
+                self._rules.audit.write(record)
+            except AuditUnavailable:
+                # That it was allowed is written; the job exists, and is followed.
+                _logger.exception("The audit log did not take that job %s was submitted", job.job_id)
+
+        return self.accounts.of(allowed.account).watched(vet=vet, submitted=submitted)
+
+    async def _audit(self, read: ReadRun, decision: Decision) -> None:
+        assert self._rules.audit is not None
+        record = record_of(read.facts, self._rules.policy, decision, datetime.now(UTC))
+        await asyncio.to_thread(self._rules.audit.write, record)
+
+    async def _end(self, flow_run: FlowRun, reason: str, hint: str | None) -> None:
+        # What an earlier life may have submitted is not left to itself.
+        try:
+            session = await self.accounts.of_flow_run(str(flow_run.id))
+            for row in await session.cancel_flow_run(str(flow_run.id)):
+                if row.job is None:
+                    await session.settle_cancelled(row)
+        except JobbergateFlowsError:
+            _logger.exception("What run %s may have submitted could not be cancelled", flow_run.id)
+        await force_state(flow_run.id, Failed(message=f"{reason} ({hint})" if hint else reason))
+
+
+class _Waiting:
+    """A run that waits, and says why."""
+
+    def __init__(self, flow_run: FlowRun) -> None:
+        self._flow_run = flow_run
+        state = flow_run.state
+        # An earlier worker may have let it wait already.
+        waited = state is not None and state.name == NEEDS_CONSENT
+        self._since = state.timestamp if state is not None and waited else datetime.now(UTC)
+        self._said = (state.name, state.message) if state is not None else None
+
+    @property
+    def seconds(self) -> float:
+        return (datetime.now(UTC) - self._since) / timedelta(seconds=1)
+
+    async def say(self, name: str, message: str) -> None:
+        if self._said == (name, message):
+            return
+        run = await read_run(self._flow_run.id)
+        if run is None or run.state is None or run.state.is_final() or run.state.is_cancelling():
+            return
+        await force_state(self._flow_run.id, State(type=StateType.PENDING, name=name, message=message))
+        self._said = (name, message)
