@@ -189,9 +189,8 @@ class Application:
         """
         kept: ApplicationInterface | None = self.__dict__.get("_interface")
         if kept is None:
-            found = self._isolated(
-                "describe", {"form": dict, "complete": bool, "faults": list}, limits=limits, serve=serve
-            )
+            wants = {"form": dict, "complete": bool, "faults": list}
+            found = self._isolated("describe", wants, limits=limits, serve=serve)
             faults = tuple(str(fault) for fault in found["faults"])
             kept = ApplicationInterface(found["form"], found["complete"], self._directives(), faults)
             # What somebody else's process says of the application is for that user alone.
