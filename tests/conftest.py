@@ -114,10 +114,13 @@ async def site(slurm_cluster: SlurmCluster, prefect_server: PrefectServer, site_
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
         "SLURM_CONF": str(slurm_cluster.conf),
         "HOME": os.environ.get("HOME", "/root"),
+        # Where a test may put another sbatch before Slurm's.
+        "PATH": f"{site_folder / 'bin'}:{os.environ['PATH']}",
     }
     worker = WorkerProcess("slurm-test", site_folder, environment)
     made = Site(slurm_cluster, site_folder, "slurm-test", worker, environment)
     made.jobs.mkdir()
+    made.programs.mkdir()
     await made.make_pool()
     worker.start()
     try:

@@ -220,7 +220,8 @@ class ClusterSession:
     async def cancel_flow_run(self, flow_run_id: str) -> list[Submission]:
         """Ask for the end of all unfinished submissions of a flow run, and return them.
 
-        One that Slurm does not have yet is given up, or cancelled as soon as it is found.
+        One that Slurm does not have yet is given up, or cancelled as soon as it is found. One whose job is over but
+        whose end was not told yet is returned too: whoever is telling it goes on.
         """
         rows = []
         for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
@@ -228,7 +229,9 @@ class ClusterSession:
                 # As it is after the wish was written: from then on whoever submits it cancels its job.
                 wished = await asyncio.to_thread(self.ledger.request_cancel, row.key)
                 rows.append(wished if wished is not None else row)
-        jobs = [row.job_id for row in rows if row.job_id is not None]
+            elif row.status is SubmissionStatus.FINAL and not row.told:
+                rows.append(row)
+        jobs = [row.job_id for row in rows if row.job_id is not None and row.status is not SubmissionStatus.FINAL]
         if jobs:
             await self.cluster.cancel(jobs)
             self.tracker.wake()

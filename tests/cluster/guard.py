@@ -47,7 +47,14 @@ class Guard:
     def _say(self, *words: str) -> None:
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", __file__], stdin=subprocess.PIPE, text=True, start_new_session=True, cwd="/"
+                [sys.executable, "-I", __file__],
+                stdin=subprocess.PIPE,
+                # It outlives its caller, whose output may be a pipe: somebody waits for that one's end.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+                cwd="/",
             )
             atexit.register(self._leave)
         assert self._process.stdin is not None

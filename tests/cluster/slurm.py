@@ -6,8 +6,10 @@ Several can run side by side, and beside a Slurm that the machine has anyway: no
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,7 @@ from typing import Self
 
 from tests.cluster.guard import end_jobs, guard
 from tests.cluster.service import Service, ServiceFailed, free_ports
+from tests.cluster.waiting import wait_until
 
 CPUS = 16
 ACCOUNT = "test"
@@ -135,6 +138,21 @@ class SlurmCluster:
     def resume(self, name: str) -> None:
         self.services[name].resume()
 
+    def lose_node(self) -> None:
+        """Have the only node down: its jobs end as NODE_FAIL."""
+        self.run("scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=test")
+
+    def regain_node(self) -> None:
+        """Have the node back, and wait until it takes jobs."""
+        # Refused where it is back already: it registers again by itself.
+        self.run("scontrol", "update", "NodeName=node1", "State=RESUME", check=False)
+        wait_until(lambda: self._answers("slurmd"), 60, "the node")
+
+    def end_out_of_memory(self, job_id: str) -> None:
+        """Tell the controller of the job's end what slurmstepd does once a cgroup has counted an `oom_kill`."""
+        plugins = re.findall(r"^PluginDir\s*=\s*(\S+)", self.run("scontrol", "show", "config"), re.MULTILINE)[0]
+        self.run(sys.executable, "-c", _COMPLETE_OUT_OF_MEMORY, f"{plugins}/libslurmfull.so", job_id)
+
     def _run(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": _PATH, "LC_ALL": "C", **self.environment}
         return subprocess.run(
@@ -253,6 +271,14 @@ class SlurmCluster:
             )
         )
 
+
+# 253 is Slurm's SIG_OOM.
+_COMPLETE_OUT_OF_MEMORY = """\
+import ctypes, sys
+slurm = ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
+slurm.slurm_init(None)
+sys.exit(slurm.slurm_complete_job(int(sys.argv[2]), 253))
+"""
 
 _DATABASE = """\
 CREATE DATABASE IF NOT EXISTS slurm;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -87,6 +88,24 @@ def test_nothing_is_left_of_a_slurm_whose_owner_was_killed(tmp_path: Path) -> No
     wait_until(lambda: any("slurmstepd" in title for title in _processes(folder)), 30, "its job")
     owner.send_signal(signal.SIGKILL)
     owner.wait()
+    wait_until(lambda: not _processes(folder) and not Path(folder).exists(), 60, "the end of everything")
+
+
+@pytest.mark.slurm
+def test_a_slurm_that_is_kept_lets_go_of_its_callers_pipe_and_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    command = [sys.executable, "-m", "tests.cluster", "--keep", "--", "echo", "ran"]
+    try:
+        # As a shell's pipe: `cat` ends when nobody holds the other side any more.
+        subprocess.run(
+            ["bash", "-c", 'set -o pipefail; "$@" 2>&1 | cat >"$0"', said, *command], cwd=ROOT, timeout=90, check=True
+        )
+        assert "\nran\n" in said.read_text()
+        folder = re.findall(r"SLURM_CONF=(\S+)/slurm.conf", said.read_text())[0]
+        assert any("slurmctld" in title for title in _processes(folder))
+    finally:
+        for guardian in re.findall(r"kill (\d+)", said.read_text()):
+            os.kill(int(guardian), signal.SIGTERM)
     wait_until(lambda: not _processes(folder) and not Path(folder).exists(), 60, "the end of everything")
 
 

@@ -13,7 +13,7 @@ _FOREIGN = ("PREFECT", "SLURM", "SBATCH", "JOBBERGATE")
 
 
 class WorkerProcess(Service):
-    """`prefect worker start --pool POOL --type KIND`, with its log in `folder`/worker.log.
+    """`prefect worker start --pool POOL`, with its log in `folder`/worker.log: Prefect finds the type by the pool.
 
     `process` is None while it does not run. Its environment is the test run's, without anybody's settings, and
     `environment` on top.
@@ -34,7 +34,7 @@ class WorkerProcess(Service):
         most = [] if limit is None else ["--limit", str(limit)]
         super().__init__(
             "worker",
-            [python, "-m", "prefect", "worker", "start", "--pool", pool, "--type", kind, *most],
+            [python, "-m", "prefect", "worker", "start", "--pool", pool, *most],
             folder / "worker.log",
             own | dict(environment),
             user=user,
@@ -42,6 +42,7 @@ class WorkerProcess(Service):
         )
         self.pool = pool
         self.kind = kind
+        """The type that its pool is to have."""
 
     def start(self) -> None:
         """Start it and wait until it says that it has started."""

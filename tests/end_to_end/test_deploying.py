@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import StoredApplication, block_name, pin
 from jobbergate_flows.flows import ENTRYPOINT, application_flow
+from tests.cluster.service import Service
 from tests.cluster.site import Site, message, script_application
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -43,15 +46,22 @@ def prefect(site: Site, *arguments: str, cwd: Path = ROOT) -> str:
     return done.stdout
 
 
-def serve_chain(environment: dict[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "examples/chain_two_jobs.py"],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
+@contextmanager
+def serving(site: Site, folder: Path, *program: str) -> Iterator[None]:
+    """Run a Python program that serves a flow, beside the worker and with a ledger of its own."""
+    environment = site.worker.environment | {
+        "JOBBERGATE_FLOWS_CLUSTER": "slurm",
+        "JOBBERGATE_FLOWS_LEDGER": str(folder / "ledger.sqlite3"),
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
+    service = Service(
+        "server of a flow", [sys.executable, *program], folder / "serving.log", environment, cwd=str(ROOT)
     )
+    service.start()
+    try:
+        yield
+    finally:
+        service.stop(30)
 
 
 @pytest.mark.slurm
@@ -126,13 +136,7 @@ async def test_the_same_deployment_runs_on_a_process_worker_without_ours(site: S
 
 @pytest.mark.slurm
 async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path) -> None:
-    environment = site.worker.environment | {
-        "JOBBERGATE_FLOWS_CLUSTER": "slurm",
-        "JOBBERGATE_FLOWS_LEDGER": str(tmp_path / "ledger.sqlite3"),
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-    }
-    server = serve_chain(environment)
-    try:
+    with serving(site, tmp_path, "examples/chain_two_jobs.py"):
         deployment = await await_until(lambda: _deployment("chain-two-jobs/chain-two-jobs"), 60, "the served flow")
         assert deployment
         run_id = await site.start(deployment, directory=str(site.jobs))
@@ -140,9 +144,44 @@ async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path) -> None
         assert run.state_name == "Completed", await site.logs(run_id)
         logs = await site.logged(run_id, "damping,stiffness")
         assert sum("Submitted" in line for line in logs) == 2
-    finally:
-        server.terminate()
-        server.wait(30)
+
+
+@pytest.mark.slurm
+async def test_flow_serve_shows_the_same_form_and_its_runs_complete(site: Site, tmp_path: Path) -> None:
+    program = tmp_path / "serve.py"
+    program.write_text(
+        "import sys\n"
+        "from jobbergate_flows.applications import Application\n"
+        "from jobbergate_flows.flows import application_flow\n\n"
+        "flow = application_flow(Application.from_path(sys.argv[1]))\n\n"
+        # Prefect loads the program again for each run.
+        "if __name__ == '__main__':\n"
+        "    flow.serve('served')\n"
+    )
+    deployed = await site.deploy(Application.from_path(STUDY), name="by-python")
+    with serving(site, tmp_path, str(program), str(STUDY)):
+        deployment = await await_until(lambda: _deployment("parameter-study/served"), 60, "the served application")
+        assert deployment
+        served, by_python = await read("parameter-study/served"), await read("parameter-study/by-python")
+        assert served.work_pool_name is None
+        assert served.parameter_openapi_schema == by_python.parameter_openapi_schema
+        assert (served.parameter_openapi_schema or {})["properties"]["application"]["const"] == deployed.application
+        assert served.description == by_python.description
+        with pytest.raises(Exception, match="0 is less than the minimum of 1"):
+            await site.start(deployment, answers={"cpus": 0})
+        run_id = await site.start(deployment, answers={"cpus": 1}, directory=str(site.jobs))
+        run = await site.end(run_id)
+        assert run.state_name == "Completed", await site.logs(run_id)
+        assert "Slurm job" in message(run)
+
+
+@pytest.mark.slurm
+async def test_a_worker_is_found_by_its_pool_alone(site: Site) -> None:
+    assert "--type" not in site.worker.command
+    assert f"Discovered type 'jobbergate-slurm' for work pool '{site.pool}'" in site.worker.log.read_text()
+    async with get_client() as client:
+        (worker,) = await client.read_workers_for_work_pool(site.pool)
+    assert worker.status == "ONLINE"
 
 
 @pytest.mark.slurm

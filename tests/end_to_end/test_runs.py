@@ -73,13 +73,6 @@ async def test_an_array_with_one_failing_task_fails_and_counts_its_tasks(site: S
 
 
 @pytest.mark.slurm
-async def test_a_job_beyond_its_time_limit_ends_the_run_timed_out(site: Site, tmp_path: Path) -> None:
-    deployed = await site.deploy(script_application(tmp_path, "too-slow", "#!/bin/bash\nexec sleep 300\n"))
-    run = await site.end(await site.start(deployed, resources={"time_limit": "1"}), timeout=180)
-    assert (run.state_type, run.state_name) == (StateType.FAILED, "TimedOut")
-
-
-@pytest.mark.slurm
 async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its_nodes(
     site: Site, tmp_path: Path
 ) -> None:

@@ -189,6 +189,7 @@ async def test_cancelling_a_flow_run_reaches_all_that_it_submits(
     running = await session.submit(site.order(await session.key("run", "one"), "exec sleep 600", flow_run_id="run"))
     done = await session.submit(site.order(await session.key("run", "done"), "true", flow_run_id="run"))
     await session.wait(done)
+    await session.mark_told(done)
     cluster.before_submit = raising(SubmissionHeld("a limit"))
     held = asyncio.Event()
     submitting = asyncio.create_task(
@@ -207,6 +208,21 @@ async def test_cancelling_a_flow_run_reaches_all_that_it_submits(
     settled = await session.settle_cancelled(next(row for row in rows if row.call == "two"))
     assert settled is None
     assert await session.cancel_flow_run("unheard-of") == []
+
+
+async def test_cancelling_leaves_a_job_that_is_over_to_whoever_tells_its_end(
+    session: ClusterSession, ledger: Ledger, site: Site
+) -> None:
+    job = await session.submit(site.order(await session.key("run", "one"), "true", flow_run_id="run"))
+    await session.wait(job)
+
+    assert [row.job_id for row in await session.cancel_flow_run("run")] == [job.job_id]
+
+    row = ledger.get(job.key)
+    assert row is not None
+    assert (row.cancel_requested, row.final_state) == (False, "Completed")
+    await session.mark_told(job)
+    assert await session.cancel_flow_run("run") == []
 
 
 async def test_a_job_that_the_cluster_does_not_know_is_not_found(session: ClusterSession) -> None:
