@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import subprocess
@@ -23,6 +24,7 @@ from tests.cluster.site import Site, message, script_application
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
+from tests.end_to_end.flows import deploy_flow
 
 pytestmark = pytest.mark.slurm
 QUESTION = '[Text("word", "Which word?", default="hello")]'
@@ -287,3 +289,27 @@ async def test_a_limit_of_consent_holds_for_what_the_script_itself_asks_for(
     run_id = await by_sudo.launch(deployed, resources={"tasks": 2})
     ended = await by_sudo.end(run_id)
     assert ended.state_name == "Completed", message(ended)
+
+
+async def test_an_ordinary_flow_runs_only_where_the_table_says_so_and_then_as_its_owner(by_root: SharedSite) -> None:
+    folder = by_root.accounts.folder / "ordinary-flow"
+    folder.mkdir(mode=0o755)
+    environment = {"PYTHONPATH": by_root.accounts.installation()["PYTHONPATH"], "SETTING": "se'cret"}
+    deployment = await deploy_flow(
+        by_root, folder, directory="~", env=environment, command="/usr/bin/python3 -m prefect flow-run execute"
+    )
+    table = ("--account", "bob", "--deployment", str(deployment), "--file", by_root.table)
+    by_root.cli("worker", "bind", *table, "--application", f"sha256:{64 * 'a'}")
+    ended = await by_root.end(await by_root.start(deployment, how="well"))
+    assert ended.state_name == "Failed"
+    assert "ordinary flow" in message(ended)
+
+    by_root.cli("worker", "bind", *table, "--flows-any")
+    run_id = await by_root.start(deployment, how="well")
+    ended = await by_root.end(run_id, 120)
+    assert ended.state_name == "Completed", message(ended)
+    user, directory = by_root.job(run_id)
+    assert (user, directory.owner()) == ("bob", "bob")
+    assert await by_root.logged(run_id, "setting se'cret")
+    secret = directory / ".environment"
+    await await_until(lambda: asyncio.to_thread(lambda: not secret.exists()), 30, "the removal of the secrets")
