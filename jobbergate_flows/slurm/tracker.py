@@ -26,6 +26,11 @@ LONGEST_SECONDS = 60.0
 _GROWTH = 1.5
 _SHARE = 10.0
 _TOGETHER_SECONDS = 0.2
+HURRIED_SECONDS = 5.0
+"""The longest wait of those who are in a hurry: a cancelled run is to end within 30 s, whatever the last question cost.
+
+A controller that comes back lets a single question take many seconds.
+"""
 _SILENT_SECONDS = 15.0
 DETAIL_SECONDS = 60.0
 """So long accounting may take to know how a job ended that the controller says is over."""
@@ -200,8 +205,7 @@ class JobTracker:
         self._interval = next_interval(
             self._interval, changed=changed, burden=burden, limited=limited, silent=bool(silent)
         )
-        # So long also those wait who are in a hurry; and several submissions in a row are one question.
-        self._shortest = self._interval if limited else max(_TOGETHER_SECONDS, burden)
+        self._shortest = hurried_interval(self._interval, burden=burden, limited=limited)
 
     def _note(self, job_id: str, observation: Observation, now: float) -> bool:
         """Keep one observation, and wake those whom it concerns; whether anything changed."""
@@ -240,6 +244,16 @@ def next_interval(interval: float, *, changed: bool, burden: float, limited: boo
         return min(interval * 2, LONGEST_SECONDS * 2)
     longest = _SILENT_SECONDS if silent else LONGEST_SECONDS
     return max(FIRST_SECONDS if changed else min(interval * _GROWTH, longest), burden)
+
+
+def hurried_interval(interval: float, *, burden: float, limited: bool) -> float:
+    """Seconds for which also those wait who are in a hurry; several submissions in a row are one question. Pure.
+
+    Args:
+        interval: The seconds without hurry.
+        burden, limited: As for `next_interval`.
+    """
+    return interval if limited else max(_TOGETHER_SECONDS, min(burden, HURRIED_SECONDS))
 
 
 def user_names(observations: Iterable[Observation]) -> dict[int, str]:

@@ -15,11 +15,13 @@ from jobbergate_flows.slurm.local_cluster import LocalCluster
 from jobbergate_flows.slurm.tracker import (
     DETAIL_SECONDS,
     FIRST_SECONDS,
+    HURRIED_SECONDS,
     LONGEST_SECONDS,
     LOST_SECONDS,
     JobTracker,
     Tracked,
     advance,
+    hurried_interval,
     next_interval,
 )
 from tests.cluster.waiting import await_until
@@ -140,6 +142,21 @@ def test_slurm_is_asked_soon_after_a_change_and_less_and_less_without(
 ) -> None:
     told = {"changed": False, "burden": 0.0, "limited": False} | said
     assert next_interval(interval, **told) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({}, 0.2),
+        ({"burden": 3.0}, 3.0),
+        ({"burden": LONGEST_SECONDS}, HURRIED_SECONDS),
+        ({"limited": True, "burden": LONGEST_SECONDS}, 40.0),
+    ],
+    ids=["several submissions are one question", "no burden", "not for as long as that", "Slurm's own limit"],
+)
+def test_who_is_in_a_hurry_waits_for_seconds_only(said: dict[str, float], expected: float) -> None:
+    told = {"burden": 0.0, "limited": False} | said
+    assert hurried_interval(40.0, **told) == expected  # type: ignore[arg-type]
 
 
 async def test_two_thousand_jobs_are_one_question_and_no_task_each(tmp_path: Path) -> None:
