@@ -16,6 +16,7 @@ from prefect.states import Crashed
 from agent_worker.engine import run_resident
 from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_run
 from jobbergate_flows.flows import run_application
+from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.session import ClusterSession
 
 _logger = logging.getLogger(__name__)
@@ -53,7 +54,11 @@ async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *
         if current.state.is_scheduled() or current.state.is_paused():
             return
         if current.state.is_cancelling():
-            await mark_cancelled(flow_run.id, "Cancelled before the job was submitted")
+            rows = await asyncio.to_thread((await session_for()).ledger.of_flow_run, str(flow_run.id))
+            submitted = any(row.job is not None for row in rows)
+            await mark_cancelled(
+                flow_run.id, "Cancelled with its job" if submitted else "Cancelled before the job was submitted"
+            )
             return
         deaths += 1
         if deaths >= MAX_DEATHS:
