@@ -103,7 +103,7 @@ class Admission:
         """
         with_job = await self.accounts.with_job(str(flow_run.id))
         if with_job is not None:
-            return Admitted(with_job)
+            return Admitted(with_job if self._rules.audit is None else with_job.following())
         if self._rules.audit is None:
             assert self._rules.policy.account is not None
             return Admitted(self.accounts.of(self._rules.policy.account))

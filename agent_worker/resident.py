@@ -17,6 +17,7 @@ from agent_worker.engine import run_resident
 from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_run
 from jobbergate_flows.flows import run_application
 from jobbergate_flows.sessions import session_for
+from jobbergate_flows.slurm.ledger import SubmissionStatus
 from jobbergate_flows.slurm.session import ClusterSession
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *
         recovered: Whether an earlier worker began it: the task runs of its first life are ended first.
     """
     deaths = 0
+    if not recovered:
+        # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
+        await _mark_told(flow_run)
     while True:
         if recovered or deaths:
             await end_task_runs(flow_run.id, "The worker was restarted; another task run goes on with this.")
@@ -50,6 +54,7 @@ async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *
             _logger.exception("The coroutine of flow run %s died", flow_run.id)
         current = await read_run(flow_run.id)
         if current is None or current.state is None or current.state.is_final():
+            await _mark_told(flow_run)
             return
         if current.state.is_scheduled() or current.state.is_paused():
             return
@@ -78,6 +83,13 @@ async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
             await session.mark_told(job)
     await mark_cancelled(flow_run.id, "Cancelled with its job")
     await end_task_runs(flow_run.id, "The run was cancelled.")
+
+
+async def _mark_told(flow_run: FlowRun) -> None:
+    session = await session_for()
+    for row in await asyncio.to_thread(session.ledger.of_flow_run, str(flow_run.id)):
+        if row.status is SubmissionStatus.FINAL and row.job is not None and not row.told:
+            await session.mark_told(row.job)
 
 
 async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> None:

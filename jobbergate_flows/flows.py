@@ -21,7 +21,7 @@ from pydantic import Field, WithJsonSchema
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import ApplicationNotStored, aload_application, astore_application, pin
 from jobbergate_flows.errors import JobbergateFlowsError
-from jobbergate_flows.sessions import session_for
+from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, resources_schema
@@ -62,7 +62,9 @@ async def _run(application: Application, answers: Any, resources: Any, directory
     if not isinstance(outcome, JobFailed) and not ended.is_completed():
         return Failed(message=f"Slurm job {job.job_id} could not be followed: {outcome}", data=outcome)
     await apublish_results(job, return_state=True)
-    await (await session_for()).mark_told(job)
+    if entered_session() is None:
+        # Our worker does that itself, once the server has the run's end.
+        await (await session_for()).mark_told(job)
     return state_for(outcome.status, job) if isinstance(outcome, JobFailed) else state_for(outcome, job)
 
 

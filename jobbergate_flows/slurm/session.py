@@ -12,10 +12,11 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from pathlib import PurePath, PurePosixPath
+from typing import NoReturn
 
 from jobbergate_flows.applications.isolation import Serve
 from jobbergate_flows.slurm.cluster import Cluster, JobDetails
-from jobbergate_flows.slurm.errors import ClusterUnreachable, DirectoryRefused, JobNotFound
+from jobbergate_flows.slurm.errors import ClusterUnreachable, DirectoryRefused, JobNotFound, SlurmError
 from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
@@ -81,6 +82,16 @@ class ClusterSession:
         session._vet, session._submitted = vet, submitted
         return session
 
+    def following(self) -> ClusterSession:
+        """This session for a run that has its job: it follows it, and renders and submits nothing more."""
+
+        def refuse(*_anything: object) -> NoReturn:
+            raise SlurmError("the run has a job already, and may not start another", hint="start another run")
+
+        session = self.watched(vet=refuse, submitted=refuse)
+        session.serve = refuse
+        return session
+
     async def expanded(self, directory: str | PurePath) -> str:
         """A directory with `~` replaced by the user's home."""
         first, _, rest = str(directory).partition("/")
@@ -100,6 +111,9 @@ class ClusterSession:
     async def submit(self, order: SubmissionOrder, *, on_wait: Callable[[str], None] | None = None) -> SlurmJob:
         """Submit an order once; see `submission.submit_once`."""
         if self._vet is not None:
+            there = await asyncio.to_thread(self.ledger.get, order.key.token)
+            if there is not None and there.job is not None:
+                return there.job
             self._vet(order)
         job = await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
         if self._submitted is not None:

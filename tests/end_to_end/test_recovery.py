@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from uuid import UUID
 
@@ -89,6 +91,24 @@ async def test_the_accounting_daemon_may_be_away_while_jobs_end(site: Site, tmp_
 
 
 @pytest.mark.slurm
+async def test_a_retry_gets_a_new_job_also_when_the_worker_died_while_it_told_the_end(
+    site: Site, tmp_path: Path
+) -> None:
+    deployed = await site.deploy(script_application(tmp_path, "told-late", "#!/bin/bash\nexit 3\n"))
+    run_id = await site.start(deployed)
+    assert (await site.end(run_id)).state_name == "Failed"
+    await await_until(lambda: _was_told(site, run_id), 20, "the ledger's note")
+    site.worker.kill()
+    # As it is when the server has the run's end, and the worker dies before it could note that.
+    with contextlib.closing(sqlite3.connect(site.ledger_path)) as ledger, ledger:
+        ledger.execute("UPDATE submissions SET told = 0 WHERE flow_run_id = ?", (str(run_id),))
+    site.worker.start()
+    await site.retry(run_id)
+    assert (await site.end(run_id)).state_name == "Failed"
+    assert len(site.submissions(run_id)) == len(site.slurm_jobs(run_id)) == 2
+
+
+@pytest.mark.slurm
 async def test_the_prefect_server_may_be_away_while_jobs_run_and_end(
     site: Site, prefect_server: PrefectServer, tmp_path: Path
 ) -> None:
@@ -122,6 +142,10 @@ async def _runs_on_a_node(site: Site, run_id: UUID) -> bool:
 
 async def _left_the_queue(site: Site, job_id: str) -> bool:
     return not site.slurm.run("squeue", "-h", "-t", "running,completing", "-j", job_id, check=False).strip()
+
+
+async def _was_told(site: Site, run_id: UUID) -> bool:
+    return all(row.told for row in site.submissions(run_id))
 
 
 async def _is_final(site: Site, run_id: UUID) -> bool:
