@@ -7,10 +7,12 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     WorkPoolFilter,
@@ -27,6 +29,7 @@ from jobbergate_flows.deployments import is_application
 _logger = logging.getLogger(__name__)
 _PAGE = 200
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+_FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 LOST_AFTER = timedelta(seconds=60)
 """A run that has been Pending for so long, without an infrastructure_pid, was lost between the two."""
 
@@ -47,6 +50,8 @@ async def recover_runs(
         try:
             for run in await _left_behind(supervisor, work_pool, worker_name):
                 await _take_up(supervisor, run, configure)
+            for run in await _ended_alone(supervisor):
+                await supervisor.hold(run, "ended")
         except Exception:
             _logger.exception("Looking for runs to take up failed; trying again")
         await asyncio.sleep(seconds)
@@ -87,6 +92,23 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str)
             now=datetime.now(UTC),
         )
     ]
+
+
+async def _ended_alone(supervisor: Supervisor) -> list[FlowRun]:
+    """Runs that are over while the ledger still has their jobs: a flow on a node tells its end without its worker."""
+    held = {str(run_id) for run_id in supervisor.held}
+    open_ = sorted(await supervisor.session.unfinished_flow_runs() - held)
+    ended: list[FlowRun] = []
+    async with get_client() as client:
+        for start in range(0, len(open_), _PAGE):
+            ids = [UUID(run_id) for run_id in open_[start : start + _PAGE]]
+            ended += await client.read_flow_runs(
+                flow_run_filter=FlowRunFilter(
+                    id=FlowRunFilterId(any_=ids), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_FINAL))
+                ),
+                limit=_PAGE,
+            )
+    return ended
 
 
 async def _take_up(

@@ -73,6 +73,21 @@ async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *
         flow_run = current
 
 
+async def finish_jobs(session: ClusterSession, flow_run: FlowRun) -> None:
+    """Wait for the end of the jobs of a run that is over itself, and leave nothing of them open.
+
+    A submission whose job nobody knows is given up, or its job cancelled: nobody waits for it any more.
+    """
+    for row in await asyncio.to_thread(session.ledger.of_flow_run, str(flow_run.id)):
+        if row.told or row.status in (SubmissionStatus.REFUSED, SubmissionStatus.CANCELLED):
+            continue
+        job = row.job or await session.settle_cancelled(row)
+        if job is not None:
+            await session.wait(job)
+            await session.remove_secret(job)
+            await session.mark_told(job)
+
+
 async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
     """Wait for the end of a cancelled run's jobs, and end the run. For runs without a coroutine of their own."""
     for row in await session.cancel_flow_run(str(flow_run.id)):

@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 LEASE_SECONDS = 300
 _LEASE_RENEWAL_SECONDS = 60
 
-Kind = Literal["application", "flow", "cancelled"]
+Kind = Literal["application", "flow", "cancelled", "ended"]
 T = TypeVar("T")
 
 
@@ -118,7 +118,8 @@ class Supervisor:
         """Let a run live here. A run that does already is left alone.
 
         Args:
-            kind: `cancelled` for a run that only waits for the end of its cancelled job.
+            kind: `cancelled` for a run that only waits for the end of its cancelled job, `ended` for one that is over
+                itself.
             configuration: The job's configuration; for kind `flow` only.
             recovered: Whether an earlier worker began the run.
         """
@@ -138,6 +139,9 @@ class Supervisor:
         try:
             if kind == "cancelled":
                 await resident.finish_cancelling(await self.accounts.of_flow_run(str(flow_run.id)), flow_run)
+                return
+            if kind == "ended":
+                await resident.finish_jobs(await self.accounts.of_flow_run(str(flow_run.id)), flow_run)
                 return
             admitted = await self.admission.admit(flow_run, kind, configuration)
             if admitted is None:

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath, PurePosixPath
 
@@ -83,7 +83,7 @@ class SubmissionOrder:
     in_place: bool = False
     flow_run_id: str | None = None
     kind: str = "application"
-    secret: str | None = None
+    secret: str | None = field(default=None, repr=False)
 
     @property
     def name(self) -> str:
@@ -205,6 +205,8 @@ class _Submitting:
             return row.job
         if row.status is SubmissionStatus.CANCELLED:
             raise SubmissionCancelled("the submission was cancelled")
+        if row.user != self._cluster.user:
+            raise SubmissionRefused(f"the submission was begun as {row.user}", hint="cancel the run, and start another")
         if row.status is SubmissionStatus.REFUSED:
             raise SubmissionRefused(row.message or "the submission was refused")
         if row.script_digest != self._order.script.digest:

@@ -127,6 +127,8 @@ async def test_a_worker_killed_between_sbatch_and_its_record_finds_its_job_again
     for run in await pair.end():
         assert run.state_name == "Completed", f"{run.state}\n{site.worker_log()}"
     submitted = await asyncio.to_thread(_contents, tmp_path, "answer-*")
+    # The flow on its node tells its end without its worker, which may find its job only after that.
+    await pair.until(lambda: all(row.told for row in pair.submissions), "the end of both jobs")
     assert sorted(row.job_id or "" for row in pair.submissions) == submitted
     assert sorted(job_id for run_id in pair.runs for job_id in site.slurm_jobs(run_id)) == submitted
 

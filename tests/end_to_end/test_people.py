@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import shutil
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from prefect.client.orchestration import get_client
 
 from jobbergate_flows.applications import Application
 from jobbergate_flows.deployments import DeployedApplication
-from tests.cluster.accounts import GROUP, WORKER, Accounts
+from tests.cluster.accounts import GROUP, USERS, WORKER, Accounts
 from tests.cluster.audit import AuditSocket
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.site import Site, message, script_application
@@ -144,6 +145,13 @@ async def by_sudo(
     """An unprivileged worker with sudo, with the policy `owner` and its users' consent."""
     async for site in _site("sudo", accounts, slurm_cluster, prefect_server, consent=True):
         yield site
+
+
+@pytest.fixture(autouse=True)
+def _no_consent_stays() -> Iterator[None]:
+    yield
+    for name in USERS:
+        shutil.rmtree(f"/home/{name}/.config/jobbergate-flows", ignore_errors=True)
 
 
 LOOK = "#!/bin/bash\nid -un; id -G; env; umask\necho {{ word }}\n"
