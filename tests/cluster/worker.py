@@ -48,7 +48,8 @@ class WorkerProcess(Service):
         """Start it and wait until it says that it has started."""
         said_before = self._starts()
         super().start()
-        self.wait_ready(lambda: self._starts() > said_before)
+        # The server looks for the pool's type in a list that it fetches from far away first, where it can.
+        self.wait_ready(lambda: self._starts() > said_before, 180)
 
     def stop(self, patience: float = 40) -> None:
         super().stop(patience)
