@@ -33,7 +33,11 @@ async def watch_for_cancellations(supervisor: Supervisor, work_pool: str, second
         await asyncio.sleep(seconds)
         try:
             for run in await _to_cancel(work_pool, list(supervisor.held)):
-                await cancel(supervisor, run)
+                try:
+                    await cancel(supervisor, run)
+                except Exception:
+                    # One run that cannot be cancelled holds up no other.
+                    _logger.exception("Run %s could not be cancelled; trying again", run.id)
         except Exception:
             _logger.exception("Looking for runs to cancel failed; trying again")
 

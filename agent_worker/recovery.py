@@ -49,7 +49,11 @@ async def recover_runs(
     while True:
         try:
             for run in await _left_behind(supervisor, work_pool, worker_name):
-                await _take_up(supervisor, run, configure)
+                try:
+                    await _take_up(supervisor, run, configure)
+                except Exception:
+                    # One run that cannot be taken up holds up no other.
+                    _logger.exception("Run %s could not be taken up; trying again", run.id)
             for run in await _ended_alone(supervisor):
                 await supervisor.hold(run, "ended")
         except Exception:
