@@ -5,12 +5,9 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from tests.cluster.guard import guard
+from tests.cluster.folder_server import FolderServer
 from tests.cluster.service import Service, ServiceFailed, free_ports
 
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
@@ -40,7 +37,7 @@ def missing() -> list[str]:
     return [name for name in ("slapd", "slapadd") if shutil.which(name, path=_PATH) is None]
 
 
-class Directory:
+class Directory(FolderServer):
     """`with Directory({"alice@example.org": ["alice"]}) as directory: ...`; only `WORKER` may read it.
 
     Args:
@@ -51,8 +48,7 @@ class Directory:
     def __init__(
         self, people: dict[str, list[str]], *, certificate: Path | None = None, key: Path | None = None
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="slapd-", dir="/tmp"))
-        guard.watch("folder", str(self.folder))
+        super().__init__("slapd-")
         self._port, self._tls_port = free_ports(2)
         self.url = f"ldap://127.0.0.1:{self._port}"
         self.tls_url = f"ldaps://localhost:{self._tls_port}"
@@ -60,34 +56,6 @@ class Directory:
         urls = self.url if certificate is None else f"{self.url} {self.tls_url}"
         command = [shutil.which("slapd", path=_PATH) or "slapd", "-d", "0", "-f", str(self._conf), "-h", urls]
         self.service = Service("slapd", command, self.folder / "slapd.log", {"PATH": _PATH})
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start it and wait until it takes connections."""
-        self.service.start()
-        self.service.wait_ready(self._answers, 30)
-
-    def stop(self) -> None:
-        """End the process; the entries stay."""
-        self.service.stop()
-
-    def close(self) -> None:
-        """End the process and remove the folder."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        guard.forget("folder", str(self.folder))
 
     @property
     def _conf(self) -> Path:
@@ -118,7 +86,8 @@ class Directory:
         if done.returncode:
             raise ServiceFailed(f"slapadd exited with {done.returncode}: {done.stderr}")
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it takes connections."""
         try:
             with socket.create_connection(("127.0.0.1", self._port), timeout=5):
                 return True

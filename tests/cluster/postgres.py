@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from tests.cluster.guard import guard
+from tests.cluster.folder_server import FolderServer
 from tests.cluster.service import Service, free_ports
 
 _USER = "postgres"
@@ -22,15 +19,14 @@ def programs() -> Path | None:
     return found[-1].parent if found else None
 
 
-class PostgresServer:
+class PostgresServer(FolderServer):
     """`with PostgresServer() as server: ...`; to be run as root: PostgreSQL itself runs as its own account."""
 
     def __init__(self) -> None:
         found = programs()
         if found is None:
             raise RuntimeError("no PostgreSQL here: apt-get install postgresql")
-        self.folder = Path(tempfile.mkdtemp(prefix="postgres-", dir="/tmp"))
-        guard.watch("folder", str(self.folder))
+        super().__init__("postgres-")
         shutil.chown(self.folder, _USER, _USER)
         self.port = free_ports(1)[0]
         self._programs = found
@@ -55,30 +51,16 @@ class PostgresServer:
         """
         return f"postgresql+{driver}://{_USER}@127.0.0.1:{self.port}/postgres"
 
-    def __enter__(self) -> Self:
-        try:
+    def start(self) -> None:
+        """Make its database where there is none, start it and wait until it answers."""
+        if not self._data.exists():
             make = [str(self._programs / "initdb"), "-D", str(self._data), "--auth=trust", "--no-sync", "-E", "UTF8"]
             subprocess.run(
                 make, check=True, capture_output=True, user=_USER, group=_USER, cwd="/", env=self._environment
             )
-            self.service.start()
-            self.service.wait_ready(self._ready)
-        except BaseException:
-            self.close()
-            raise
-        return self
+        super().start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End it and remove its folder."""
-        self.service.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        guard.forget("folder", str(self.folder))
-
-    def _ready(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it takes connections."""
         asked = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(asked, check=False, capture_output=True, env=self._environment).returncode == 0

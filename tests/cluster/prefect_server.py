@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 import urllib.error
 import urllib.request
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from tests.cluster.guard import guard
+from tests.cluster.folder_server import FolderServer
 from tests.cluster.service import Service, free_ports
 
 
-class PrefectServer:
+class PrefectServer(FolderServer):
     """`with PrefectServer() as server: ...`; stopping and starting keeps port and database.
 
     Args:
@@ -24,9 +19,10 @@ class PrefectServer:
         database: SQLAlchemy's URL; otherwise SQLite in the server's folder.
     """
 
+    patience = 90.0
+
     def __init__(self, port: int | None = None, database: str | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="prefect-"))
-        guard.watch("folder", str(self.folder))
+        super().__init__("prefect-")
         self.port = port or free_ports(1)[0]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
         environment |= {
@@ -54,28 +50,6 @@ class PrefectServer:
     def api_url(self) -> str:
         return f"{self.url}/api"
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start it and wait until its API is healthy."""
-        self.service.start()
-        self.service.wait_ready(self._healthy, 90)
-
-    def stop(self) -> None:
-        """End the process; the database stays."""
-        self.service.stop()
-
     def pause(self) -> None:
         """It accepts connections and answers none."""
         self.service.pause()
@@ -83,13 +57,8 @@ class PrefectServer:
     def resume(self) -> None:
         self.service.resume()
 
-    def close(self) -> None:
-        """End the process and remove the folder."""
-        self.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        guard.forget("folder", str(self.folder))
-
-    def _healthy(self) -> bool:
+    def answers(self) -> bool:
+        """Whether its API is healthy."""
         try:
             with urllib.request.urlopen(f"{self.api_url}/health", timeout=5) as answer:
                 return bool(answer.status == 200)
