@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import groupby
 
 MAX_TASKS = 100_000
 MAX_TASK_NUMBER = 4_000_000
@@ -59,6 +61,16 @@ def expand_tasks(text: str) -> tuple[int, ...]:
         ValueError: The text is none or is shortened ("..."), or names more than `MAX_TASKS` tasks.
     """
     return parse_array(text).tasks()
+
+
+def spec_of(tasks: Collection[int], at_once: int | None = None) -> str:
+    """The specification of these task numbers: `0-3,7%4`."""
+    parts: list[str] = []
+    # Numbers that follow one another have the same distance to their place.
+    for _, group in groupby(enumerate(sorted(set(tasks))), lambda entry: entry[1] - entry[0]):
+        numbers = [number for _, number in group]
+        parts.append(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}")
+    return ",".join(parts) + (f"%{at_once}" if at_once else "")
 
 
 def _numbers(part: str) -> range:

@@ -114,8 +114,8 @@ def _checked_array(value: str) -> str:
 
 
 _Name = Annotated[str, _Text(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*", "debug")]
-_Memory = Annotated[str, _Text(r"\d{1,12}([KMGTkmgt][Bb]?)?", "4G")]
-_Time = Annotated[
+MemoryText = Annotated[str, _Text(r"\d{1,12}([KMGTkmgt][Bb]?)?", "4G")]
+TimeText = Annotated[
     str,
     _Text(
         r"\d{1,8}(:\d{1,2}){0,2}|\d{1,5}-\d{1,2}(:\d{1,2}){0,2}|UNLIMITED|INFINITE",
@@ -137,7 +137,7 @@ class SlurmResources(BaseModel):
     )
     account: _Name | None = Field(default=None, title="Account", description="Whom the job is charged to.")
     qos: _Name | None = Field(default=None, title="Quality of service", description="The QOS of the job.")
-    time_limit: _Time | None = Field(
+    time_limit: TimeText | None = Field(
         default=None,
         title="Time limit",
         description="Minutes, or hours:minutes:seconds, or days-hours:minutes. The job is killed after it.",
@@ -152,10 +152,10 @@ class SlurmResources(BaseModel):
     cpus_per_task: _Count | None = Field(
         default=None, title="CPUs per task", description="Cores for the threads of each task."
     )
-    memory: _Memory | None = Field(
+    memory: MemoryText | None = Field(
         default=None, title="Memory per node", description="Such as 4G; without a unit it is MB."
     )
-    memory_per_cpu: _Memory | None = Field(
+    memory_per_cpu: MemoryText | None = Field(
         default=None, title="Memory per CPU", description="Such as 2G; instead of the memory per node."
     )
     gpus: Annotated[str, _Text(r"([A-Za-z0-9_.-]+:)?\d{1,5}", "2 or a100:2")] | None = Field(

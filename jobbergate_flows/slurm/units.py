@@ -28,6 +28,20 @@ def memory_kib(text: str) -> float:
     return int(match[1]) * _KIB[match[2] or "M"] or math.inf
 
 
+def memory_text(kib: float) -> str:
+    """The value of `--mem` that is at least so many KiB: in whole GiB where it is such, otherwise in whole MiB."""
+    mib = math.ceil(kib / _KIB["M"])
+    return f"{mib}M" if mib % 1024 else f"{mib // 1024}G"
+
+
+def time_text(seconds: float) -> str:
+    """The value of `--time` of so many seconds: `1-02:03:04`, without days where there are none."""
+    minutes, second = divmod(math.ceil(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{days}-{hour:02}:{minute:02}:{second:02}" if days else f"{hour:02}:{minute:02}:{second:02}"
+
+
 def time_seconds(text: str) -> float:
     """Seconds of a value of `--time`: minutes, `m:s`, `h:m:s`, `d-h`, `d-h:m` or `d-h:m:s`.
 
