@@ -6,13 +6,13 @@ import os
 import pwd
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate
 
 from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.markdown import code, details, text, time_of
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 
 
@@ -23,9 +23,8 @@ def artifact_key(*words: str) -> str:
 
 def job_script_markdown(script: JobScript) -> str:
     """The job script as submitted, and its supporting files folded below it."""
-    parts = [f"# Job script of {script.name}", _code(script.text, "bash"), f"Digest: `{script.digest}`"]
-    for path, text in script.files.items():
-        parts.append(f"<details><summary>Supporting file {_text(path)}</summary>\n\n{_code(text)}\n\n</details>")
+    parts = [f"# Job script of {script.name}", code(script.text, "bash"), f"Digest: `{script.digest}`"]
+    parts += [details(f"Supporting file {path}", code(content)) for path, content in script.files.items()]
     return "\n\n".join(parts)
 
 
@@ -44,9 +43,9 @@ def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]
         "Account": fields.get("Account", ""),
         "Partition": fields.get("Partition", ""),
         "Nodes": status.nodes or fields.get("NodeList", ""),
-        "Submitted": _time(status.submit or job.submitted_at),
-        "Started": _time(status.start),
-        "Ended": _time(status.end),
+        "Submitted": time_of(status.submit or job.submitted_at),
+        "Started": time_of(status.start),
+        "Ended": time_of(status.end),
         "Elapsed": fields.get("Elapsed", "") or _elapsed(status),
         "Exit code": str(status.exit_code) if status.exit_code else "",
         "Reason": status.reason or "",
@@ -55,16 +54,16 @@ def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]
         "Standard error": "" if job.standard_error == job.standard_output else (job.standard_error or ""),
     }
     table = ["| | |", "|---|---|"]
-    table += [f"| {label} | {_text(value)} |" for label, value in rows.items() if value]
-    parts = [f"# {_text(status.name)}: {_text(status.message)}", "\n".join(table)]
+    table += [f"| {label} | {text(value)} |" for label, value in rows.items() if value]
+    parts = [f"# {text(status.name)}: {text(status.message)}", "\n".join(table)]
     if job.array and status.rows:
         tasks = ["| Task | State | Exit code | Nodes |", "|---|---|---|---|"]
         tasks += [
-            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {_text(row.nodes or '')} |"
+            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {text(row.nodes or '')} |"
             for row in status.rows[:1000]
         ]
         parts.append("## Array tasks\n\n" + "\n".join(tasks))
-    parts.append("To look further:\n\n" + _code(f"jobbergate-flows job show {job.job_id}", "bash"))
+    parts.append("To look further:\n\n" + code(f"jobbergate-flows job show {job.job_id}", "bash"))
     return "\n\n".join(parts)
 
 
@@ -88,22 +87,6 @@ async def acreate_markdown(
 def own_user() -> str:
     """The name of the account that this process runs as."""
     return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def _code(text: str, language: str = "") -> str:
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
-
-
-def _text(value: str) -> str:
-    """One table cell's text: Slurm lets users put pipes, newlines and markup into names."""
-    value = " ".join(value.split())
-    return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", value)
-
-
-def _time(moment: datetime | None) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if moment else ""
 
 
 def _elapsed(status: JobStatus) -> str:
