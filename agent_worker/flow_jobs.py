@@ -14,9 +14,10 @@ from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.flow_script import environment_text, flow_job_script
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.artifacts import acreate_markdown, job_script_markdown, summary_markdown
+from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
+from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
@@ -70,11 +71,11 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> N
             await _forward_tail(session, job, logger)
         await force_state(flow_run.id, ending)
     details = await session.details(job)
-    await acreate_markdown(
+    artifacts = await RunArtifacts.of(flow_run, job.key)
+    await artifacts.add(
         "job-summary",
         summary_markdown(job, status, details.fields),
         description=f"Slurm job {job.job_id}: {status.message}",
-        flow_run_id=flow_run.id,
     )
     await session.mark_told(job)
 
@@ -129,11 +130,9 @@ async def _submit(
     )
     job = await session.submit(order, on_wait=lambda why: logger.warning("Not submitted yet: %s", why))
     logger.info("Submitted as Slurm job %s on %s; it runs in %s", job.job_id, job.cluster, job.directory)
-    await acreate_markdown(
-        "job-script",
-        job_script_markdown(order.script),
-        description="The job script as it was submitted",
-        flow_run_id=flow_run.id,
+    artifacts = await RunArtifacts.of(flow_run, job.key)
+    await artifacts.add(
+        "job-script", job_script_markdown(order.script), description="The job script as it was submitted"
     )
     return job
 

@@ -1,19 +1,28 @@
-"""What a run shows in the Prefect UI beside its states and logs."""
+"""The artifacts of a run: what it shows in the Prefect UI beside its states and logs.
+
+A key is the same for every run of a deployment, so that the UI shows the history across recurring runs.
+"""
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
-from collections.abc import Mapping
+from typing import Any, Literal, Self
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactCreate
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
 
-from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.markdown import code, details, text, time_of
-from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
+Kind = Literal["markdown", "progress"]
+_JOB = "slurm.job"
+_ONLY_ONE = ("", "job", "flow", "call-0")
+_names: dict[UUID, str] = {}
 
 
 def artifact_key(*words: str) -> str:
@@ -21,75 +30,110 @@ def artifact_key(*words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
 
 
-def job_script_markdown(script: JobScript) -> str:
-    """The job script as submitted, and its supporting files folded below it."""
-    parts = [f"# Job script of {script.name}", code(script.text, "bash"), f"Digest: `{script.digest}`"]
-    parts += [details(f"Supporting file {path}", code(content)) for path, content in script.files.items()]
-    return "\n\n".join(parts)
-
-
-def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]) -> str:
-    """The table of a job: ids, user, partition, nodes, times, exit code, reason, directory.
+class RunArtifacts:
+    """The artifacts of one job of a run. Several attempts of a run have each their own.
 
     Args:
-        fields: sacct's fields of the ended job by their names; may be empty (no accounting, a local cluster).
+        flow_run_id: The run; None outside of one, where nothing is published.
+        prefix: What its keys begin with.
+        suffix: What they end with, of a run that has several jobs.
+        job: Names the attempt: the submission's key.
     """
-    rows = {
-        "Job": job.job_id,
-        "Cluster": job.cluster,
-        "Name": job.name,
-        "State": status.state,
-        "User": fields.get("User") or job.user,
-        "Account": fields.get("Account", ""),
-        "Partition": fields.get("Partition", ""),
-        "Nodes": status.nodes or fields.get("NodeList", ""),
-        "Submitted": time_of(status.submit or job.submitted_at),
-        "Started": time_of(status.start),
-        "Ended": time_of(status.end),
-        "Elapsed": fields.get("Elapsed", "") or _elapsed(status),
-        "Exit code": str(status.exit_code) if status.exit_code else "",
-        "Reason": status.reason or "",
-        "Directory": job.directory,
-        "Standard output": job.standard_output or "",
-        "Standard error": "" if job.standard_error == job.standard_output else (job.standard_error or ""),
-    }
-    table = ["| | |", "|---|---|"]
-    table += [f"| {label} | {text(value)} |" for label, value in rows.items() if value]
-    parts = [f"# {text(status.name)}: {text(status.message)}", "\n".join(table)]
-    if job.array and status.rows:
-        tasks = ["| Task | State | Exit code | Nodes |", "|---|---|---|---|"]
-        tasks += [
-            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {text(row.nodes or '')} |"
-            for row in status.rows[:1000]
-        ]
-        parts.append("## Array tasks\n\n" + "\n".join(tasks))
-    parts.append("To look further:\n\n" + code(f"jobbergate-flows job show {job.job_id}", "bash"))
-    return "\n\n".join(parts)
 
+    def __init__(self, flow_run_id: UUID | None, prefix: str, suffix: str, job: str) -> None:
+        self._flow_run_id = flow_run_id
+        self._prefix = prefix
+        self._suffix = suffix
+        self._job = job
+        self._shown: dict[str, UUID] = {}
+        self._said: dict[str, tuple[Any, str]] = {}
 
-async def acreate_markdown(
-    key: str, markdown: str, *, description: str, flow_run_id: UUID | None, task_run_id: UUID | None = None
-) -> None:
-    """Create a markdown artifact of a run."""
-    async with get_client() as client:
-        await client.create_artifact(
+    @classmethod
+    async def of(cls, flow_run: FlowRun | UUID | None, job: str, *, call: str = "") -> Self:
+        """Those of a run: its keys begin with the name of its flow and, where that is another, its deployment.
+
+        Args:
+            flow_run: The run or its id; None outside of one.
+            job: The submission's key.
+            call: The submission's call, of several in a run.
+        """
+        suffix = "" if call in _ONLY_ONE else call
+        if flow_run is None:
+            return cls(None, "", suffix, job)
+        if isinstance(flow_run, UUID):
+            async with get_client() as client:
+                flow_run = await client.read_flow_run(flow_run)
+        return cls(flow_run.id, await _prefix(flow_run), suffix, job)
+
+    async def add(self, name: str, markdown: str, *, description: str, task_run_id: UUID | None = None) -> None:
+        """Publish a page that does not change any more."""
+        if self._flow_run_id is not None:
+            async with get_client() as client:
+                await self._create(client, name, "markdown", markdown, description, task_run_id)
+
+    async def show(self, name: str, data: str | float, *, description: str, kind: Kind = "markdown") -> None:
+        """Publish what is current: made once for a job, also across restarts of this program, and then changed.
+
+        Nothing is sent where nothing has changed.
+        """
+        if self._flow_run_id is None or self._said.get(name) == (data, description):
+            return
+        async with get_client() as client:
+            if name not in self._shown and (there := await self._find(client, name)) is not None:
+                self._shown[name] = there
+            if name in self._shown:
+                update = ArtifactUpdate(data=data, description=description)
+                try:
+                    await client.update_artifact(self._shown[name], update)
+                except ObjectNotFound:
+                    # Somebody has deleted it; it is made anew.
+                    del self._shown[name]
+            if name not in self._shown:
+                self._shown[name] = await self._create(client, name, kind, data, description, None)
+        self._said[name] = (data, description)
+
+    def _key(self, name: str) -> str:
+        return artifact_key(self._prefix, name, self._suffix)
+
+    async def _create(
+        self, client: PrefectClient, name: str, kind: Kind, data: Any, description: str, task_run_id: UUID | None
+    ) -> UUID:
+        made = await client.create_artifact(
             ArtifactCreate(
-                key=artifact_key(key),
-                type="markdown",
+                key=self._key(name),
+                type=kind,
                 description=description,
-                data=markdown,
-                flow_run_id=flow_run_id,
+                data=data,
+                metadata_={_JOB: self._job},
+                flow_run_id=self._flow_run_id,
                 task_run_id=task_run_id,
             )
         )
+        return made.id
+
+    async def _find(self, client: PrefectClient, name: str) -> UUID | None:
+        assert self._flow_run_id is not None
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[self._flow_run_id]),
+                key=ArtifactFilterKey(any_=[self._key(name)]),
+            )
+        )
+        return next((entry.id for entry in found if (entry.metadata_ or {}).get(_JOB) == self._job), None)
 
 
-def own_user() -> str:
-    """The name of the account that this process runs as."""
-    return pwd.getpwuid(os.geteuid()).pw_name
-
-
-def _elapsed(status: JobStatus) -> str:
-    if status.start is None or status.end is None:
-        return ""
-    return str(status.end - status.start).split(".")[0]
+async def _prefix(flow_run: FlowRun) -> str:
+    # Asked once for each deployment and flow: names do not change.
+    known = flow_run.deployment_id or flow_run.flow_id
+    if known not in _names:
+        async with get_client() as client:
+            flow = (await client.read_flow(flow_run.flow_id)).name
+            own = ""
+            if flow_run.deployment_id is not None:
+                try:
+                    own = (await client.read_deployment(flow_run.deployment_id)).name
+                except ObjectNotFound:
+                    # It was deleted while its run goes on.
+                    own = ""
+        _names[known] = artifact_key(flow) if own in ("", flow) else artifact_key(flow, own)
+    return _names[known]

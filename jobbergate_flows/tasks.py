@@ -34,11 +34,12 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from jobbergate_flows.applications import Application, load_application
 from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.artifacts import acreate_markdown, job_script_markdown, summary_markdown
+from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.blocks.application import aload_application
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
+from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
 from jobbergate_flows.job_task import job_task
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
@@ -115,14 +116,13 @@ async def _submit_job_script(
         job.directory,
         order.script_file,
     )
-    if flow_run is not None:
-        await acreate_markdown(
-            "job-script" if call in ("job", "call-0") else f"job-script-{call}",
-            job_script_markdown(script),
-            description="The job script as it was submitted",
-            flow_run_id=flow_run,
-            task_run_id=_task_run_id(),
-        )
+    artifacts = await _artifacts(job, call)
+    await artifacts.add(
+        "job-script",
+        job_script_markdown(script),
+        description="The job script as it was submitted",
+        task_run_id=_task_run_id(),
+    )
     return job
 
 
@@ -167,11 +167,12 @@ async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
     session = await session_for(cluster)
     status = await session.status(job)
     details = await session.details(job)
-    await acreate_markdown(
+    row = await asyncio.to_thread(session.ledger.get, job.key)
+    artifacts = await _artifacts(job, row.call if row is not None else "")
+    await artifacts.add(
         "job-summary",
         summary_markdown(job, status, details.fields),
         description=f"Slurm job {job.job_id}: {status.message}",
-        flow_run_id=_flow_run_id(),
         task_run_id=_task_run_id(),
     )
 
@@ -358,6 +359,12 @@ def _call_identity(key: str | None) -> Iterator[str]:
         _calls[count] += 1
     finally:
         _submitting.discard(run)
+
+
+async def _artifacts(job: SlurmJob, call: str) -> RunArtifacts:
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context is not None else None
+    return await RunArtifacts.of(flow_run or _flow_run_id(), job.key, call=call)
 
 
 def _flow_run_id() -> UUID | None:

@@ -1,0 +1,61 @@
+"""The pages of a job that are made once: its script, and its summary when it is over. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.markdown import code, details, text, time_of
+from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
+
+
+def job_script_markdown(script: JobScript) -> str:
+    """The job script as submitted, and its supporting files folded below it."""
+    parts = [f"# Job script of {script.name}", code(script.text, "bash"), f"Digest: `{script.digest}`"]
+    parts += [details(f"Supporting file {path}", code(content)) for path, content in script.files.items()]
+    return "\n\n".join(parts)
+
+
+def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]) -> str:
+    """The table of a job: ids, user, partition, nodes, times, exit code, reason, directory.
+
+    Args:
+        fields: sacct's fields of the ended job by their names; may be empty (no accounting, a local cluster).
+    """
+    rows = {
+        "Job": job.job_id,
+        "Cluster": job.cluster,
+        "Name": job.name,
+        "State": status.state,
+        "User": fields.get("User") or job.user,
+        "Account": fields.get("Account", ""),
+        "Partition": fields.get("Partition", ""),
+        "Nodes": status.nodes or fields.get("NodeList", ""),
+        "Submitted": time_of(status.submit or job.submitted_at),
+        "Started": time_of(status.start),
+        "Ended": time_of(status.end),
+        "Elapsed": fields.get("Elapsed", "") or _elapsed(status),
+        "Exit code": str(status.exit_code) if status.exit_code else "",
+        "Reason": status.reason or "",
+        "Directory": job.directory,
+        "Standard output": job.standard_output or "",
+        "Standard error": "" if job.standard_error == job.standard_output else (job.standard_error or ""),
+    }
+    table = ["| | |", "|---|---|"]
+    table += [f"| {label} | {text(value)} |" for label, value in rows.items() if value]
+    parts = [f"# {text(status.name)}: {text(status.message)}", "\n".join(table)]
+    if job.array and status.rows:
+        tasks = ["| Task | State | Exit code | Nodes |", "|---|---|---|---|"]
+        tasks += [
+            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {text(row.nodes or '')} |"
+            for row in status.rows[:1000]
+        ]
+        parts.append("## Array tasks\n\n" + "\n".join(tasks))
+    parts.append("To look further:\n\n" + code(f"jobbergate-flows job show {job.job_id}", "bash"))
+    return "\n\n".join(parts)
+
+
+def _elapsed(status: JobStatus) -> str:
+    if status.start is None or status.end is None:
+        return ""
+    return str(status.end - status.start).split(".")[0]
