@@ -11,7 +11,8 @@ from jobbergate_flows.markdown import code, duration_text, size_text, table, tex
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, Phase, SlurmJob
 from jobbergate_flows.slurm.states import MEANINGS, Finality
 
-_LINES = 20
+LINES = 20
+"""So many of the last lines of output are shown."""
 _STEP = 0.01
 _MIN_STEP = timedelta(seconds=10)
 
@@ -123,7 +124,7 @@ def live_markdown(live: LiveJob, now: datetime) -> str:
         table(["", ""], [[label, value] for label, value in rows.items() if value]),
     ]
     if live.lines:
-        parts += ["## The last lines of its output", code("\n".join(live.lines[-_LINES:]))]
+        parts += ["## The last lines of its output", code("\n".join(live.lines[-LINES:]))]
     return "\n\n".join(parts)
 
 

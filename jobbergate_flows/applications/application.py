@@ -23,6 +23,7 @@ from jobbergate_flows.applications.config import (
     ApplicationConfig,
     find_templates,
     parse_config,
+    result_patterns,
 )
 from jobbergate_flows.applications.errors import BadAnswer, DigestMismatch, LoadingError, RenderingError
 from jobbergate_flows.applications.isolation import Limits, Serve, nonsense, run_isolated
@@ -85,6 +86,7 @@ class Application:
         config: What `jobbergate.yaml` says.
         entrypoint: The job script's template.
         supporting: Template -> output name.
+        result_files: The patterns of a job's files that are its results.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Application:
     config: ApplicationConfig = field(repr=False)
     entrypoint: str
     supporting: Mapping[str, str]
+    result_files: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, reference: str | Path) -> Application:
@@ -149,6 +152,7 @@ class Application:
             raise LoadingError("there is no template", where=source, hint="add the job script as templates/job.sh.j2")
         text = _text(files, FILE)
         config = parse_config(text)
+        patterns = result_patterns(config, text)
         entrypoint, supporting = find_templates(config, files, text)
         for template in (entrypoint, *supporting):
             _parse_template(template, _text(files, template))
@@ -160,6 +164,7 @@ class Application:
             config=config,
             entrypoint=entrypoint,
             supporting=MappingProxyType(supporting),
+            result_files=patterns,
         )
 
     @cached_property
@@ -246,6 +251,7 @@ class Application:
                 name=job_name or done["name"] or self.name,
                 text=inject_sbatch_params(text, sbatch),
                 files=done["files"],
+                result_files=self.result_files,
             )
         except ValidationError as error:
             said = error.errors()[0]["msg"].removeprefix("Value error, ")

@@ -11,6 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from jobbergate_flows.applications.errors import LoadingError
 from jobbergate_flows.reading import read_yaml
+from jobbergate_flows.slurm.errors import FileRefused
+from jobbergate_flows.slurm.results import check_patterns
 
 FILE = "jobbergate.yaml"
 MAX_BYTES = 256 << 10
@@ -24,7 +26,10 @@ _OutputName = Annotated[
 
 
 class JobbergateConfig(BaseModel):
-    """`jobbergate_config`. Further keys are variables of the templates."""
+    """`jobbergate_config`. Further keys are variables of the templates.
+
+    `result_files` is our own: patterns, as in a `.gitignore`, of the files in a job's directory that are its results.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -32,6 +37,7 @@ class JobbergateConfig(BaseModel):
     template_files: list[str] | None = None
     supporting_files: list[str] | None = None
     supporting_files_output_name: dict[str, _OutputName] | None = None
+    result_files: list[str] | None = None
 
 
 class ApplicationConfig(BaseModel):
@@ -72,6 +78,22 @@ def parse_config(text: str) -> ApplicationConfig:
         return ApplicationConfig.model_validate(content)
     except ValidationError as error:
         raise _refused(error, text) from error
+
+
+def result_patterns(config: ApplicationConfig, text: str) -> tuple[str, ...]:
+    """The patterns of the result files.
+
+    Raises:
+        LoadingError: One is none.
+    """
+    patterns = config.jobbergate_config.result_files or []
+    for index, pattern in enumerate(patterns):
+        try:
+            check_patterns([pattern])
+        except FileRefused as error:
+            where = _where(_line_of(text, "jobbergate_config", "result_files", index))
+            raise LoadingError(f"result_files: {error.message}", where=where, hint=error.hint) from error
+    return tuple(patterns)
 
 
 def find_templates(config: ApplicationConfig, files: Collection[str], text: str) -> tuple[str, dict[str, str]]:

@@ -18,7 +18,8 @@ class JobScript(BaseModel):
     """A job script, ready to be given to sbatch.
 
     `name` is the job's name as the user sees it. `text` is the script itself. `files` are the supporting files:
-    a path relative to the run's directory -> text.
+    a path relative to the run's directory -> text. `result_files` are the patterns of the files that count as the
+    job's results (as in a `.gitignore`); without any, all that the job leaves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,6 +29,8 @@ class JobScript(BaseModel):
     files: Annotated[Mapping[str, str], AfterValidator(_frozen), PlainSerializer(lambda files: dict(files))] = Field(
         default_factory=dict, validate_default=True
     )
+
+    result_files: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:

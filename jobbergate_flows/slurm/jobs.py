@@ -132,3 +132,22 @@ class JobStatus:
     end: datetime | None = None
     nodes: str | None = None
     rows: tuple[JobRow, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptEnd:
+    """How an attempt ended.
+
+    Args:
+        name: The final state's name, as `JobStatus.name`.
+        memory: The memory that it had on a node, as sbatch takes it: for jobs that name none and got the default.
+        time_limit: The time limit that it had, in seconds.
+        bad_nodes: A node list of Slurm's: what failed.
+        unfinished: Of an array, the numbers of the tasks that did not complete.
+    """
+
+    name: str
+    memory: str | None = None
+    time_limit: float | None = None
+    bad_nodes: str | None = None
+    unfinished: tuple[int, ...] = ()

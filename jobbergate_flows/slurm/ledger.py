@@ -14,7 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -26,9 +26,9 @@ import sqlalchemy as sa
 from jobbergate_flows.slurm.claims import Claims, FileClaims, PostgresClaims
 from jobbergate_flows.slurm.cluster import Witness
 from jobbergate_flows.slurm.errors import LedgerError, LedgerUnreachable
-from jobbergate_flows.slurm.jobs import SlurmJob
+from jobbergate_flows.slurm.jobs import AttemptEnd, SlurmJob
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest revision of the schema; `migrations/versions` leads to it."""
 
 _SQLITE = b"SQLite format 3\0"
@@ -101,8 +101,16 @@ class Submission:
     accounted: bool = False
     message: str | None = None
     secret_path: str | None = None
+    retried: bool = False
+    ending: AttemptEnd | None = None
+    result_files: tuple[str, ...] = ()
     written_files: Mapping[str, str] = field(default_factory=dict)
     output_offsets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the job runs in a directory that was there before it."""
+        return not self.directory.endswith(f"-{self.key}")
 
     @property
     def name_in_slurm(self) -> str:
@@ -157,6 +165,9 @@ submissions = sa.Table(
     sa.Column("accounted", sa.Boolean, nullable=False),
     sa.Column("message", sa.Text),
     sa.Column("secret_path", sa.Text),
+    sa.Column("retried", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("ending", sa.JSON),
+    sa.Column("result_files", sa.JSON, nullable=False, server_default="[]"),
     sa.Column("written_files", sa.JSON, nullable=False),
     sa.Column("output_offsets", sa.JSON, nullable=False),
     sa.UniqueConstraint("scope", "call", "attempt"),
@@ -239,7 +250,12 @@ class Ledger:
     def intend(self, submission: Submission) -> Submission:
         """Commit an intent, and return it; or the row that is there already under its key."""
         values = {field.name: getattr(submission, field.name) for field in fields(submission)}
-        values |= {"written_files": dict(submission.written_files), "output_offsets": dict(submission.output_offsets)}
+        values |= {
+            "written_files": dict(submission.written_files),
+            "output_offsets": dict(submission.output_offsets),
+            "result_files": list(submission.result_files),
+            "ending": None if submission.ending is None else asdict(submission.ending),
+        }
         try:
             with self._engine.begin() as connection:
                 connection.execute(sa.insert(submissions).values(values))
@@ -337,6 +353,18 @@ class Ledger:
         """The job's end was told to whoever waits for it."""
         self._update(key, told=True)
 
+    def mark_retried(self, key: str, ending: AttemptEnd) -> None:
+        """The job has ended like this, and another attempt is made because of it."""
+        self._update(key, retried=True, ending=asdict(ending))
+
+    def attempts_before(self, scope: str, call: str, attempt: int) -> tuple[AttemptEnd, ...]:
+        """How those attempts ended, oldest first, because of which this one is made: none where a person began it."""
+        rows = {row.attempt: row for row in self._select(submissions.c.scope == scope, submissions.c.call == call)}
+        ends: list[AttemptEnd] = []
+        while (row := rows.get(attempt - len(ends) - 1)) is not None and row.retried and row.ending is not None:
+            ends.append(row.ending)
+        return tuple(reversed(ends))
+
     def set_offsets(self, key: str, offsets: Mapping[str, int]) -> None:
         """So far the job's output has been delivered: path -> bytes."""
         self._update(key, output_offsets=dict(offsets))
@@ -398,6 +426,9 @@ def _submission(row: sa.Row[Any]) -> Submission:
         moment = values[name]
         # SQLite keeps no zone.
         values[name] = moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+    values["result_files"] = tuple(values["result_files"])
+    if values["ending"] is not None:
+        values["ending"] = AttemptEnd(**{**values["ending"], "unfinished": tuple(values["ending"]["unfinished"])})
     return Submission(**values)
 
 

@@ -8,6 +8,7 @@ nothing else: so it is the same whenever it is asked.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobbergate_flows.slurm.arrays import parse_array, spec_of
 from jobbergate_flows.slurm.errors import OptionRefused
+from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus
 from jobbergate_flows.slurm.options import MemoryText, SlurmResources, TimeText
 from jobbergate_flows.slurm.units import memory_kib, memory_text, time_seconds, time_text
 
@@ -80,25 +82,26 @@ class RetryPolicy(BaseModel):
 NO_RETRIES = RetryPolicy()
 
 
-@dataclass(frozen=True, slots=True)
-class AttemptEnd:
-    """How an attempt ended.
+def end_of(status: JobStatus, fields: Mapping[str, str]) -> AttemptEnd:
+    """How an attempt ended, by its final status and what accounting says of it.
 
     Args:
-        name: The final state's name, as `JobStatus.name`.
-        memory: The memory that it had, as sbatch takes it: for jobs that name none and got the partition's default.
-        memory_per_cpu: The same where it was granted for each CPU.
-        time_limit: The time limit that it had, in seconds.
-        bad_nodes: A node list of Slurm's: what failed.
-        unfinished: Of an array, the numbers of the tasks that did not complete.
+        fields: sacct's, by their names; may be empty.
     """
-
-    name: str
-    memory: str | None = None
-    memory_per_cpu: str | None = None
-    time_limit: float | None = None
-    bad_nodes: str | None = None
-    unfinished: tuple[int, ...] = ()
+    memory = re.search(r"\bmem=([0-9.]+[KMGT]?)", fields.get("AllocTRES") or fields.get("ReqTRES") or "")
+    nodes = fields.get("NNodes", "")
+    limit = fields.get("Timelimit", "")
+    return AttemptEnd(
+        name=status.name,
+        memory=None
+        if memory is None
+        else _per_node(memory[1], int(nodes) if nodes.isascii() and nodes.isdigit() else 1),
+        time_limit=_seconds(limit),
+        bad_nodes=_nodes(fields.get("FailedNode", "")),
+        unfinished=tuple(
+            row.array_task_id for row in status.rows if row.array_task_id is not None and row.state != "COMPLETED"
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +201,7 @@ def _with_more_memory(policy: RetryPolicy, resources: SlurmResources, end: Attem
     field = "memory_per_cpu" if resources.memory_per_cpu else "memory"
     had: str | None = getattr(resources, field)
     if had is None:
-        field = "memory_per_cpu" if end.memory_per_cpu else "memory"
-        had = end.memory_per_cpu or end.memory
+        field, had = "memory", end.memory
     if "mem-per-gpu" in resources.extra:
         return GivenUp("more memory for each GPU cannot be asked for: state the memory per node")
     if had is None:
@@ -223,6 +225,27 @@ def _with_more_time(policy: RetryPolicy, resources: SlurmResources, end: Attempt
         return GivenUp(f"{time_text(before)} is the longest time limit that its retries may ask for")
     more = time_text(after)
     return Retry(_changed(resources, time_limit=more), f"{end.name} after {time_text(before)}, now with {more}")
+
+
+def _per_node(total: str, nodes: int) -> str | None:
+    # TRES are of the whole job; sacct writes fractions (`1.5G`), sbatch takes none.
+    number, unit = (total[:-1], total[-1]) if total[-1:] in "KMGT" else (total, "M")
+    try:
+        return memory_text(float(number) * memory_kib(f"1{unit}") / max(nodes, 1))
+    except ValueError:
+        return None
+
+
+def _seconds(limit: str) -> float | None:
+    try:
+        return time_seconds(limit)
+    except ValueError:
+        # Partition_Limit, or nothing.
+        return None
+
+
+def _nodes(text: str) -> str | None:
+    return text if re.fullmatch(r"[A-Za-z0-9_.,\[\]-]+", text) else None
 
 
 def _limit(text: str | None, amount: Any) -> float:
@@ -254,13 +277,13 @@ def retries_schema() -> dict[str, Any]:
 __all__ = [
     "CAUSES",
     "NO_RETRIES",
-    "AttemptEnd",
     "Cause",
     "GivenUp",
     "Retry",
     "RetryPolicy",
     "check_policy",
     "decide",
+    "end_of",
     "request_after",
     "retries_schema",
 ]

@@ -192,6 +192,11 @@ JOBBERGATE_CONFIG = "jobbergate_config:\n  default_template: templates/job.sh.j2
             "outside the run's directory",
         ),
         (
+            JOBBERGATE_CONFIG + "  result_files:\n    - '*.csv'\n    - '!'\napplication_config: {}\n",
+            5,
+            "no pattern of files",
+        ),
+        (
             JOBBERGATE_CONFIG + "  supporting_files_output_name:\n    c.j2: x\napplication_config: {}\n",
             4,
             "names 'c.j2', which is not there",
@@ -358,3 +363,11 @@ def test_an_application_larger_than_the_limit_is_refused(write: Write, files: di
         load_application(write(files=files))
     assert sources_module.MAX_APPLICATION_BYTES == 5 << 20
     assert caught.value.hint
+
+
+def test_the_patterns_of_its_results_go_with_the_script(write: Write) -> None:
+    folder = write(
+        config=CONFIG.replace("application_config", "  result_files: ['*.csv', /plots/]\napplication_config")
+    )
+
+    assert Application.from_path(folder).render({}).result_files == ("*.csv", "/plots/")

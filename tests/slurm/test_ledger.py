@@ -15,11 +15,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
+from jobbergate_flows.slurm import ledger as ledger_module
 from jobbergate_flows.slurm.cluster import Witness
 from jobbergate_flows.slurm.errors import LedgerError
+from jobbergate_flows.slurm.jobs import AttemptEnd
 from jobbergate_flows.slurm.ledger import (
     Ledger,
     Submission,
@@ -57,7 +61,8 @@ def an_intent(scope: str = "run", call: str = "script", attempt: int = 0, **chan
 def test_a_submission_comes_back_as_it_was_written(path: Path, ledger: Ledger) -> None:
     row = an_intent(
         flow_run_id="f1", array=True, requeue=True, secret_path="/s", written_files={"a": "sha256:2"},
-        output_offsets={"/o": 7}, standard_output="/o", message="with\nlines", submitted_at=NOW + timedelta(seconds=1),
+        output_offsets={"/o": 7}, result_files=("*.csv",), ending=AttemptEnd("TimedOut", unfinished=(1,)), retried=True,
+        standard_output="/o", message="with\nlines", submitted_at=NOW + timedelta(seconds=1),
     )  # fmt: skip
     ledger.intend(row)
 
@@ -202,6 +207,48 @@ def test_opening_a_ledger_of_today_loads_no_migrations(path: Path, ledger: Ledge
     )
 
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_ledger_of_an_earlier_version_keeps_its_rows(path: Path) -> None:
+    path.parent.mkdir()
+    migrations = Path(ledger_module.__file__).parent / "migrations"
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    engine = sa.create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    row = an_intent(status=SubmissionStatus.SUBMITTED, job_id="7", submitted_at=NOW)
+    with engine.begin() as connection:
+        names = ", ".join(column["name"] for column in sa.inspect(connection).get_columns("submissions"))
+        connection.exec_driver_sql(
+            f"INSERT INTO submissions ({names}) VALUES ('{row.key}', 'run', 'script', 0, 'hill', 'me', 'my study',"
+            " 'sha256:1', '/scratch/me', '2026-11-21 12:00:00', 'submitted', NULL, 'application', 0, 0, NULL, NULL,"
+            " '7', '2026-11-21 12:00:00', NULL, NULL, 0, 0, 0, NULL, NULL, '{}', '{}')"
+        )
+    engine.dispose()
+
+    opened = Ledger.open(path)
+
+    assert opened.get(row.key) == row
+    opened.close()
+
+
+def test_an_attempt_knows_the_ends_of_those_that_led_to_it(ledger: Ledger) -> None:
+    first, second, third = AttemptEnd("OutOfMemory", memory="1G"), AttemptEnd("TimedOut", unfinished=(1, 4)), None
+    for attempt, end in enumerate([AttemptEnd("NodeFail"), first, second, third]):
+        row = an_intent("run", "job", attempt)
+        ledger.intend(row)
+        ledger.mark_final(row.key, "Failed", "it failed", accounted=False)
+        # After attempt 0 somebody began anew by hand.
+        if end is not None and attempt > 0:
+            ledger.mark_retried(row.key, end)
+        ledger.mark_told(row.key)
+
+    assert ledger.attempts_before("run", "job", 3) == (first, second)
+    assert ledger.attempts_before("run", "job", 2) == (first,)
+    assert ledger.attempts_before("run", "job", 1) == ()
+    assert ledger.attempts_before("run", "job", 4) == ()
 
 
 def test_the_migrations_lead_to_the_table_that_is_used(path: Path, ledger: Ledger) -> None:

@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 
 from jobbergate_flows.slurm.errors import OptionRefused
+from jobbergate_flows.slurm.jobs import AttemptEnd, ExitCode, JobRow
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.retries import (
-    AttemptEnd,
     GivenUp,
     Retry,
     RetryPolicy,
     check_policy,
     decide,
+    end_of,
     request_after,
     retries_schema,
 )
+from jobbergate_flows.slurm.states import summarize
 
 THREE = RetryPolicy(attempts=3)
 
@@ -162,6 +164,22 @@ def test_the_request_of_an_attempt_is_the_one_that_was_decided() -> None:
     ends = (AttemptEnd("OutOfMemory", unfinished=(1, 2)), AttemptEnd("TimedOut", unfinished=(2,)))
 
     assert request_after(THREE, resources, ends) == again(THREE, resources, *ends).resources
+
+
+def test_what_an_attempt_had_is_read_from_accounting() -> None:
+    rows = [
+        JobRow("6_1", "6", "COMPLETED", "sacct", array_task_id=1, exit_code=ExitCode(0)),
+        JobRow("6_2", "6", "OUT_OF_MEMORY", "sacct", array_task_id=2, exit_code=ExitCode(0, 125)),
+    ]
+    status = summarize(rows, requeue=False)
+    assert status is not None
+    fields = {"AllocTRES": "billing=4,cpu=4,mem=3G,node=2", "NNodes": "2", "Timelimit": "01:30:00", "FailedNode": ""}
+
+    assert end_of(status, fields) == AttemptEnd("OutOfMemory", memory="1536M", time_limit=5400, unfinished=(2,))
+    assert end_of(status, {"Timelimit": "Partition_Limit"}) == AttemptEnd("OutOfMemory", unfinished=(2,))
+    assert end_of(status, {"AllocTRES": "mem=1.5G", "FailedNode": "node[7-8]"}) == AttemptEnd(
+        "OutOfMemory", memory="1536M", bad_nodes="node[7-8]", unfinished=(2,)
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,156 @@
+"""Keeping a run's live pages current while its job lives, without ever holding up the run.
+
+Something is sent when what is shown has changed, and not by the clock; output and usage alone at most every
+`LivePace.seconds`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from jobbergate_flows.artifacts import RunArtifacts
+from jobbergate_flows.live_page import LINES, LiveJob, LiveUsage, live_markdown, next_change, progress_of
+from jobbergate_flows.slurm.jobs import JobStatus, Phase
+from jobbergate_flows.slurm.output import OutputLine, with_task
+
+_logger = logging.getLogger(__name__)
+_CLOSING_SECONDS = 20.0
+PROGRESS = "progress"
+PAGE = "live"
+
+Outlook = Callable[[JobStatus], LiveJob]
+"""What is known of a job now, by its newest status."""
+ReadUsage = Callable[[JobStatus], Awaitable[LiveUsage | None]]
+"""What the job uses now; None where nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivePace:
+    """How often things are looked at.
+
+    Args:
+        seconds: Between two updates for output and usage.
+        usage_seconds: Between two questions for the usage.
+        estimate_seconds: Between two looks at the estimated start of a job that waits.
+    """
+
+    seconds: float = 15.0
+    usage_seconds: float = 60.0
+    estimate_seconds: float = 60.0
+
+
+class LiveReport:
+    """The live pages of one job of a run.
+
+    Args:
+        artifacts: Where they are shown.
+        outlook: Says what is known.
+        read_usage: Says what it uses; None where there are no metrics.
+        pace: How often.
+    """
+
+    def __init__(
+        self,
+        artifacts: RunArtifacts,
+        outlook: Outlook,
+        *,
+        read_usage: ReadUsage | None = None,
+        pace: LivePace | None = None,
+    ) -> None:
+        self._artifacts = artifacts
+        self._outlook = outlook
+        self._read_usage = read_usage
+        self._pace = pace or LivePace()
+        self._status: JobStatus | None = None
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._usage: LiveUsage | None = None
+        self._usage_at = -float("inf")
+        self._happened = asyncio.Event()
+        self._heard = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def tell(self, status: JobStatus) -> None:
+        """The job's newest status."""
+        self._status = status
+        self._happened.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._keep_current())
+
+    def add_output(self, lines: Sequence[OutputLine]) -> None:
+        """What the job has written."""
+        self._lines.extend(with_task(lines))
+        self._heard.set()
+
+    async def close(self) -> None:
+        """Show how it ended, and stop. A server that is away holds this up for 20 seconds at most."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING_SECONDS):
+                await self._show()
+
+    async def _keep_current(self) -> None:
+        while self._status is not None and not self._status.final:
+            self._happened.clear()
+            self._heard.clear()
+            await self._look_at_usage()
+            await self._show()
+            await self._wait()
+
+    async def _wait(self) -> None:
+        """Until something happened, what is shown differs by itself, or there is output and the pace allows it."""
+        assert self._status is not None
+        outlook = self._outlook(self._status)
+        changes = next_change(outlook, datetime.now(UTC))
+        if self._status.phase is Phase.PENDING:
+            changes = self._pace.estimate_seconds
+        elif self._read_usage is not None:
+            changes = min(changes or self._pace.usage_seconds, self._pace.usage_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(changes):
+                await _first(self._happened, self._heard)
+                if not self._happened.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._happened.wait(), self._pace.seconds)
+
+    async def _look_at_usage(self) -> None:
+        assert self._status is not None
+        now = asyncio.get_running_loop().time()
+        running = self._status.phase is Phase.RUNNING
+        if self._read_usage is None or not running or now - self._usage_at < self._pace.usage_seconds * 0.9:
+            return
+        self._usage_at = now
+        try:
+            self._usage = await self._read_usage(self._status)
+        except Exception as error:
+            _logger.info("What the job uses cannot be read now: %s", error)
+
+    async def _show(self) -> None:
+        assert self._status is not None
+        live = replace(self._outlook(self._status), usage=self._usage, lines=tuple(self._lines))
+        now = datetime.now(UTC)
+        progress = progress_of(live, now)
+        try:
+            await self._artifacts.show(PROGRESS, progress.percent, description=progress.words, kind="progress")
+            await self._artifacts.show(PAGE, live_markdown(live, now), description=self._status.message)
+        except Exception as error:
+            # What is shown is a service; the run itself tells its states in another way, again and again.
+            _logger.warning("The live pages of the run are not current: %s", error)
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waiting:
+            one.cancel()
