@@ -37,6 +37,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
 from tests.cluster.accounts import Accounts, missing_for_accounts  # noqa: E402
 from tests.cluster.guard import guard  # noqa: E402
+from tests.cluster.postgres import PostgresServer, missing_for_postgres  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.site import Site  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, missing  # noqa: E402
@@ -81,6 +82,14 @@ def accounts(request: pytest.FixtureRequest) -> Iterator[Accounts]:
     _need(request, "no accounts can be made here", missing_for_accounts())
     with Accounts() as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A real PostgreSQL, for the whole session."""
+    _need(request, "no PostgreSQL here", missing_for_postgres())
+    with PostgresServer() as server:
+        yield server
 
 
 def _need(request: pytest.FixtureRequest, what: str, lacking: list[str]) -> None:

@@ -19,6 +19,11 @@ def programs() -> Path | None:
     return found[-1].parent if found else None
 
 
+def missing_for_postgres() -> list[str]:
+    """What this machine lacks for it; empty when it can be started."""
+    return ([] if os.geteuid() == 0 else ["root"]) + ([] if programs() else ["postgresql"])
+
+
 class PostgresServer(FolderServer):
     """`with PostgresServer() as server: ...`; to be run as root: PostgreSQL itself runs as its own account."""
 

@@ -1,9 +1,8 @@
-"""The ledger on real SQLite: what it keeps, who may open it, who may submit."""
+"""The ledger, on real SQLite and real PostgreSQL: what it keeps, who may open it, who may submit."""
 
 from __future__ import annotations
 
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +32,7 @@ from jobbergate_flows.slurm.ledger import (
     slurm_name,
     submissions,
 )
+from tests.cluster.postgres import PostgresServer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -42,11 +42,29 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "ledger.sqlite3"
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, path: Path) -> str:
+    """Where a ledger may be, and none is yet: what a site sets."""
+    if request.param == "sqlite":
+        return str(path)
+    server: PostgresServer = request.getfixturevalue("postgres")
+    with sa.create_engine(server.url("psycopg")).begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    return server.url("psycopg")
+
+
 @pytest.fixture
-def ledger(path: Path) -> Iterator[Ledger]:
-    opened = Ledger.open(path)
+def ledger(place: str) -> Iterator[Ledger]:
+    opened = Ledger.open(place)
     yield opened
     opened.close()
+
+
+def engine_of(place: str) -> sa.Engine:
+    if "://" not in place:
+        Path(place).parent.mkdir(exist_ok=True)
+    return sa.create_engine(place if "://" in place else f"sqlite:///{place}", poolclass=sa.NullPool)
 
 
 def an_intent(scope: str = "run", call: str = "script", attempt: int = 0, **changes: object) -> Submission:
@@ -58,7 +76,7 @@ def an_intent(scope: str = "run", call: str = "script", attempt: int = 0, **chan
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
-def test_a_submission_comes_back_as_it_was_written(path: Path, ledger: Ledger) -> None:
+def test_a_submission_comes_back_as_it_was_written(place: str, ledger: Ledger) -> None:
     row = an_intent(
         flow_run_id="f1", array=True, requeue=True, secret_path="/s", written_files={"a": "sha256:2"},
         output_offsets={"/o": 7}, result_files=("*.csv",), ending=AttemptEnd("TimedOut", unfinished=(1,)), retried=True,
@@ -66,7 +84,7 @@ def test_a_submission_comes_back_as_it_was_written(path: Path, ledger: Ledger) -
     )  # fmt: skip
     ledger.intend(row)
 
-    again = Ledger.open(path)
+    again = Ledger.open(place)
 
     assert again.get(row.key) == row
     again.close()
@@ -186,12 +204,14 @@ def test_a_wish_to_cancel_is_answered_with_the_row_as_it_is_then(ledger: Ledger)
     assert (wished.cancel_requested, wished.job_id) == (True, "17")
 
 
-def test_only_its_owner_reads_the_ledger(path: Path, ledger: Ledger) -> None:
+def test_only_its_owner_reads_the_file(path: Path) -> None:
+    Ledger.open(path).close()
+
     assert path.stat().st_mode & 0o077 == 0
 
 
-def test_several_processes_open_a_new_ledger_at_once(path: Path) -> None:
-    program = f"from jobbergate_flows.slurm.ledger import Ledger; print(Ledger.open({str(path)!r}).recent())"
+def test_several_processes_open_a_new_ledger_at_once(place: str) -> None:
+    program = f"from jobbergate_flows.slurm.ledger import Ledger; print(Ledger.open({place!r}).recent())"
     processes = [
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
@@ -200,35 +220,31 @@ def test_several_processes_open_a_new_ledger_at_once(path: Path) -> None:
     assert [process.communicate(timeout=60) for process in processes] == [("[]\n", "")] * 4
 
 
-def test_opening_a_ledger_of_today_loads_no_migrations(path: Path, ledger: Ledger) -> None:
+def test_opening_a_ledger_of_today_loads_no_migrations(place: str, ledger: Ledger) -> None:
     program = (
-        f"import sys; from jobbergate_flows.slurm.ledger import Ledger; Ledger.open({str(path)!r});"
+        f"import sys; from jobbergate_flows.slurm.ledger import Ledger; Ledger.open({place!r});"
         "print('alembic' in sys.modules)"
     )
 
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "False\n"
 
 
-def test_a_ledger_of_an_earlier_version_keeps_its_rows(path: Path) -> None:
-    path.parent.mkdir()
+def test_a_ledger_of_an_earlier_version_keeps_its_rows(place: str) -> None:
     migrations = Path(ledger_module.__file__).parent / "migrations"
     config = Config()
     config.set_main_option("script_location", str(migrations))
-    engine = sa.create_engine(f"sqlite:///{path}")
+    engine = engine_of(place)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
     row = an_intent(status=SubmissionStatus.SUBMITTED, job_id="7", submitted_at=NOW)
     with engine.begin() as connection:
-        names = ", ".join(column["name"] for column in sa.inspect(connection).get_columns("submissions"))
-        connection.exec_driver_sql(
-            f"INSERT INTO submissions ({names}) VALUES ('{row.key}', 'run', 'script', 0, 'hill', 'me', 'my study',"
-            " 'sha256:1', '/scratch/me', '2026-11-21 12:00:00', 'submitted', NULL, 'application', 0, 0, NULL, NULL,"
-            " '7', '2026-11-21 12:00:00', NULL, NULL, 0, 0, 0, NULL, NULL, '{}', '{}')"
-        )
+        table = sa.Table("submissions", sa.MetaData(), autoload_with=connection)
+        values = {column.name: getattr(row, column.name) for column in table.columns}
+        connection.execute(sa.insert(table).values({**values, "written_files": {}, "output_offsets": {}}))
     engine.dispose()
 
-    opened = Ledger.open(path)
+    opened = Ledger.open(place)
 
     assert opened.get(row.key) == row
     opened.close()
@@ -251,34 +267,33 @@ def test_an_attempt_knows_the_ends_of_those_that_led_to_it(ledger: Ledger) -> No
     assert ledger.attempts_before("run", "job", 4) == ()
 
 
-def test_the_migrations_lead_to_the_table_that_is_used(path: Path, ledger: Ledger) -> None:
-    with sa.create_engine(f"sqlite:///{path}").connect() as connection:
+def test_the_migrations_lead_to_the_table_that_is_used(place: str, ledger: Ledger) -> None:
+    with engine_of(place).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), submissions.metadata) == []
 
 
-def test_a_migration_that_was_cut_short_is_made_again(path: Path) -> None:
-    path.parent.mkdir()
+def test_a_migration_that_was_cut_short_is_made_again(place: str) -> None:
     cut_short = f"""
 import os
 import alembic.op
 from jobbergate_flows.slurm.ledger import Ledger
 alembic.op.create_index = lambda *_args: os._exit(9)
-Ledger.open({str(path)!r})
+Ledger.open({place!r})
 """
     assert subprocess.run([sys.executable, "-c", cut_short]).returncode == 9
 
-    ledger = Ledger.open(path)
+    ledger = Ledger.open(place)
 
     assert ledger.recent() == []
     ledger.close()
 
 
-def test_a_ledger_of_a_newer_version_is_refused(path: Path, ledger: Ledger) -> None:
-    with sqlite3.connect(path) as database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
+def test_a_ledger_of_a_newer_version_is_refused(place: str, ledger: Ledger) -> None:
+    with engine_of(place).begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
 
     with pytest.raises(LedgerError, match="newer version"):
-        Ledger.open(path)
+        Ledger.open(place)
 
 
 def test_what_is_no_database_or_no_place_for_one_is_refused(tmp_path: Path) -> None:
@@ -313,8 +328,8 @@ mgs:/fs /scratch\\040dir lustre rw 0 0
     assert network_file_system(Path(path), mounts) == kind
 
 
-def test_one_at_a_time_claims_a_key(path: Path, ledger: Ledger) -> None:
-    other = Ledger.open(path)
+def test_one_at_a_time_claims_a_key(place: str, ledger: Ledger) -> None:
+    other = Ledger.open(place)
 
     assert ledger.claim("key")
     assert not ledger.claim("key")
@@ -327,8 +342,8 @@ def test_one_at_a_time_claims_a_key(path: Path, ledger: Ledger) -> None:
     other.close()
 
 
-def test_of_many_threads_one_gets_the_key(path: Path) -> None:
-    ledgers = [Ledger.open(path) for _ in range(4)]
+def test_of_many_threads_one_gets_the_key(place: str) -> None:
+    ledgers = [Ledger.open(place) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
         for key in ["a", "b", "c"] * 20:
             asking = [ledger for ledger in ledgers for _ in range(2)]
@@ -337,10 +352,10 @@ def test_of_many_threads_one_gets_the_key(path: Path) -> None:
             asking[got.index(True)].release(key)
 
 
-def test_a_claim_ends_with_its_process(path: Path, ledger: Ledger) -> None:
+def test_a_claim_ends_with_its_process(place: str, ledger: Ledger) -> None:
     program = f"""
 from jobbergate_flows.slurm.ledger import Ledger
-ledger = Ledger.open({str(path)!r})
+ledger = Ledger.open({place!r})
 print(ledger.claim("key"), flush=True)
 input()
 """
