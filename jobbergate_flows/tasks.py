@@ -41,6 +41,8 @@ from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
 from jobbergate_flows.job_task import job_task
+from jobbergate_flows.results_page import results_markdown
+from jobbergate_flows.run_labels import label_run
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
@@ -123,6 +125,8 @@ async def _submit_job_script(
         description="The job script as it was submitted",
         task_run_id=_task_run_id(),
     )
+    if flow_run is not None:
+        await label_run(flow_run, job, script.result_files)
     return job
 
 
@@ -175,6 +179,14 @@ async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
         description=f"Slurm job {job.job_id}: {status.message}",
         task_run_id=_task_run_id(),
     )
+    results = await session.results(job)
+    if results.files or (row is not None and row.result_files):
+        await artifacts.add(
+            "results",
+            await results_markdown(session.cluster, job, results, without=_outputs(job)),
+            description=f"{len(results.files)} files of Slurm job {job.job_id}",
+            task_run_id=_task_run_id(),
+        )
 
 
 @job_task("render_job_script")
@@ -359,6 +371,12 @@ def _call_identity(key: str | None) -> Iterator[str]:
         _calls[count] += 1
     finally:
         _submitting.discard(run)
+
+
+def _outputs(job: SlurmJob) -> set[str]:
+    """The files of a job's output, which is in the run's logs, relative to its directory."""
+    given = (job.standard_output or "", job.standard_error or "")
+    return {path.removeprefix(f"{job.directory}/") for path in given}
 
 
 async def _artifacts(job: SlurmJob, call: str) -> RunArtifacts:

@@ -7,13 +7,19 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.context import FlowRunContext
 
 from jobbergate_flows.applications import BadAnswer, JobScript
 from jobbergate_flows.blocks import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.results import fetch_results
+from jobbergate_flows.run_labels import RunHasNoJob
 from jobbergate_flows.slurm.errors import DirectoryRefused, OptionRefused
 from jobbergate_flows.states import JobFailed
 from jobbergate_flows.tasks import (
@@ -208,3 +214,55 @@ def test_a_flow_that_is_run_again_gets_the_job_of_its_first_life(tmp_path: Path)
     crashing()
     assert len(jobs) == 2
     assert jobs[0] == jobs[1]
+
+
+def test_what_a_run_has_left_is_published_and_can_be_brought(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+
+    @flow
+    def study() -> UUID:
+        made = script("echo a,b > sums.csv; echo 1,2 >> sums.csv; echo no > notes.txt; mkdir d; echo x > d/deep.csv")
+        job = submit_job_script(made.model_copy(update={"result_files": ("*.csv",)}), directory=tmp_path, cluster=LOCAL)
+        wait_for_job(job, cluster=LOCAL)
+        publish_results(job, cluster=LOCAL)
+        fetch_results(job, "*.txt", here, cluster=LOCAL)
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        return context.flow_run.id
+
+    run_id = study()
+
+    assert [path.name for path in here.iterdir()] == ["notes.txt"]
+    (page,) = artifacts(run_id, "study-results")
+    assert "| a | b |\n|---|---|\n| 1 | 2 |" in page
+    assert "d/deep.csv" in page
+    assert "notes.txt" not in page
+    brought = fetch_results(run_id, to=here, cluster=LOCAL)
+    assert [str(path.relative_to(here)) for path in brought] == ["d/deep.csv", "sums.csv"]
+
+
+def test_a_run_that_names_no_job_has_no_results(tmp_path: Path) -> None:
+    @flow
+    def idle() -> UUID:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        return context.flow_run.id
+
+    with pytest.raises(RunHasNoJob, match="names no job"):
+        fetch_results(idle(), cluster=LOCAL)
+    with pytest.raises(RunHasNoJob, match="the server has no flow run"):
+        fetch_results(uuid4(), cluster=LOCAL)
+    with pytest.raises(RunHasNoJob, match="no run's id"):
+        fetch_results("my run", cluster=LOCAL)
+
+
+def artifacts(run_id: UUID, key: str) -> list[Any]:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(
+                flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]), key=ArtifactFilterKey(any_=[key])
+            )
+        )
+    return [artifact.data for artifact in found]

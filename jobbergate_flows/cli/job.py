@@ -105,3 +105,33 @@ def cancel(
     ledger = Ledger.open()
     for line in cancel_submissions(ledger, [find(ledger, word) for word in jobs]):
         say(line)
+
+
+@commands.command()
+def fetch(
+    job: Annotated[
+        str, typer.Argument(metavar="ID|KEY|RUN", help="The job's id or key, or its flow run's id.", show_default=False)
+    ],
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATTERN]...",
+            help="Which files, as in a .gitignore; otherwise the application's results, or all that the job has left.",
+        ),
+    ] = None,
+    to: Annotated[str, typer.Option("--to", help="The folder to bring them into.")] = ".",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of another content.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a job's result files, and print their paths."""
+    from jobbergate_flows.cli.submissions import fetch_files
+
+    with progress("Bringing files"):
+        paths = fetch_files(job, patterns or [], to, overwrite=overwrite)
+    if as_json:
+        print_json([str(path) for path in paths])
+        return
+    for path in paths:
+        print(path)
+    if not paths:
+        say("The job has no such files.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jobbergate_flows.cli.exits import say
@@ -15,9 +17,12 @@ from jobbergate_flows.slurm.connect import connect
 from jobbergate_flows.slurm.errors import ClusterUnreachable, JobNotFound
 from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionStatus
+from jobbergate_flows.slurm.results import fetch
+from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.states import summarize
 
 _SEARCHED = 100_000
+_RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,36 @@ def cluster_of(name: str) -> Cluster:
             hint="go to a host of that cluster, or set SLURM_CONF",
         )
     return slurm
+
+
+def fetch_files(word: str, patterns: Sequence[str], to: str, *, overwrite: bool) -> list[Path]:
+    """Bring the result files of a job, or of a flow run.
+
+    Args:
+        word: A job's id or key, or a flow run's id.
+        patterns: Which; otherwise the application's.
+
+    Raises:
+        JobNotFound, RunHasNoJob, FileRefused, ClusterUnreachable
+    """
+    ledger = Ledger.open()
+    if _RUN.fullmatch(word):
+        rows = [row for row in ledger.of_flow_run(word) if row.job is not None]
+        if not rows:
+            # Another's ledger has it: the server says where it is.
+            from jobbergate_flows.results import fetch_results
+
+            return fetch_results(word, patterns, to, overwrite=overwrite)
+        word = rows[-1].key
+    _row, job = find_job(ledger, word)
+    return asyncio.run(_fetch(ClusterSession(cluster_of(job.cluster), ledger), job, patterns, Path(to), overwrite))
+
+
+async def _fetch(
+    session: ClusterSession, job: SlurmJob, patterns: Sequence[str], to: Path, overwrite: bool
+) -> list[Path]:
+    found = await session.results(job, patterns, digest_below=0)
+    return await fetch(session.cluster, job, found.files, to, overwrite=overwrite)
 
 
 def look(ledger: Ledger, rows: Sequence[Submission]) -> list[Shown]:

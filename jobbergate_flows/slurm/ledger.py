@@ -108,11 +108,6 @@ class Submission:
     output_offsets: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def in_place(self) -> bool:
-        """Whether the job runs in a directory that was there before it."""
-        return not self.directory.endswith(f"-{self.key}")
-
-    @property
     def name_in_slurm(self) -> str:
         """`<name>-<key>`: the name by which the job is found again."""
         return f"{slurm_name(self.job_name)}-{self.key}"

@@ -20,6 +20,7 @@ from jobbergate_flows.slurm.errors import ClusterUnreachable, DirectoryRefused, 
 from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
+from jobbergate_flows.slurm.results import DIGEST_BELOW, Results, find_results
 from jobbergate_flows.slurm.states import summarize
 from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
@@ -220,6 +221,28 @@ class ClusterSession:
                 return details
             await asyncio.sleep(1)
         return details
+
+    async def results(
+        self, job: SlurmJob, patterns: Sequence[str] = (), *, digest_below: int = DIGEST_BELOW
+    ) -> Results:
+        """The files that a job has left as its results; see `results.find_results`.
+
+        Args:
+            patterns: Which; otherwise those that its application names.
+            digest_below: In bytes: smaller files get a checksum.
+
+        Raises:
+            FileRefused, ClusterUnreachable
+        """
+        row = await asyncio.to_thread(self.ledger.get, job.key)
+        return await find_results(
+            self.cluster,
+            job,
+            patterns or (row.result_files if row is not None else ()),
+            written=row.written_files.keys() if row is not None else (),
+            in_place=not job.directory.endswith(f"-{job.key}"),
+            digest_below=digest_below,
+        )
 
     async def cancel(self, job: SlurmJob) -> None:
         """Ask for a job's end.

@@ -319,6 +319,7 @@ class _Submitting:
             array="array" in self._options,
             requeue="--requeue" in order.arguments,
             secret_path=f"{order.run_directory}/{SECRET_FILE}" if order.secret is not None else None,
+            result_files=order.script.result_files,
         )
 
     async def _write_files(self, row: Submission) -> None:

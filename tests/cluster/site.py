@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
 END_SECONDS = 90
+
+_PAGE = re.compile(r"^.*?-(?=job-script|job-summary|results|live|progress|efficiency|plots)")
 
 
 @dataclass
@@ -136,11 +139,12 @@ class Site:
         return await await_until(there, timeout, f"{text!r} in the run's logs")
 
     async def artifacts(self, run_id: UUID) -> dict[str, Any]:
+        """The run's artifacts by their keys, without the name of the deployment in front."""
         async with get_client() as client:
             found = await client.read_artifacts(
                 artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
             )
-        return {str(artifact.key): artifact.data for artifact in found}
+        return {_PAGE.split(str(artifact.key), maxsplit=1)[1]: artifact.data for artifact in found}
 
     async def task_runs(self, run_id: UUID) -> list[TaskRun]:
         async with get_client() as client:
