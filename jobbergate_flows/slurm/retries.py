@@ -85,19 +85,20 @@ NO_RETRIES = RetryPolicy()
 def end_of(status: JobStatus, fields: Mapping[str, str]) -> AttemptEnd:
     """How an attempt ended, by its final status and what accounting says of it.
 
+    Which of several nodes failed, Slurm 22.05's accounting does not say: only a single one is known to be bad.
+
     Args:
         fields: sacct's, by their names; may be empty.
     """
     memory = re.search(r"\bmem=([0-9.]+[KMGT]?)", fields.get("AllocTRES") or fields.get("ReqTRES") or "")
     nodes = fields.get("NNodes", "")
+    count = int(nodes) if nodes.isascii() and nodes.isdigit() else 0
     limit = fields.get("Timelimit", "")
     return AttemptEnd(
         name=status.name,
-        memory=None
-        if memory is None
-        else _per_node(memory[1], int(nodes) if nodes.isascii() and nodes.isdigit() else 1),
+        memory=None if memory is None else _per_node(memory[1], count),
         time_limit=_seconds(limit),
-        bad_nodes=_nodes(fields.get("FailedNode", "")),
+        bad_nodes=_nodes(fields.get("NodeList", "")) if count == 1 else None,
         unfinished=tuple(
             row.array_task_id for row in status.rows if row.array_task_id is not None and row.state != "COMPLETED"
         ),
@@ -245,7 +246,7 @@ def _seconds(limit: str) -> float | None:
 
 
 def _nodes(text: str) -> str | None:
-    return text if re.fullmatch(r"[A-Za-z0-9_.,\[\]-]+", text) else None
+    return text if re.fullmatch(r"[A-Za-z0-9_.-]+", text) else None
 
 
 def _limit(text: str | None, amount: Any) -> float:

@@ -270,3 +270,33 @@ def test_a_real_cluster_that_answers_is_well(slurm_cluster: SlurmCluster) -> Non
 
     checked = json.loads(ended.out)
     assert (ended.code, checked["ok"], checked["cluster"]) == (0, True, slurm_cluster.name), ended.out
+
+
+def test_a_jobs_files_are_brought_and_nothing_is_overwritten(tmp_path: Path, jobs: Path) -> None:
+    script = "mkdir plots; echo 1 > plots/a.txt; echo 2 > sums.csv; echo ended"
+    assert run_locally(application(tmp_path / "app", script, "", {"input": "x"}), jobs).code == 0
+    here = tmp_path / "here"
+
+    all_of_it = run("job", "fetch", "1", "--to", here)
+    some = run("job", "fetch", "1", "*.csv", "--to", here, "--json")
+
+    assert all_of_it.out.splitlines() == [f"{here}/plots/a.txt", f"{here}/slurm-1.out", f"{here}/sums.csv"]
+    assert json.loads(some.out) == [f"{here}/sums.csv"]
+    (here / "sums.csv").write_text("mine")
+    refused = run("job", "fetch", "1", "*.csv", "--to", here)
+    assert refused.code == 3
+    assert refused.err.splitlines()[0].startswith(f"Error: {here}/sums.csv: ")
+    assert (here / "sums.csv").read_text() == "mine"
+    assert run("job", "fetch", "1", "*.csv", "--to", here, "--overwrite").code == 0
+    assert (here / "sums.csv").read_text() == "2\n"
+
+
+def test_fetching_says_what_is_missing(tmp_path: Path, jobs: Path) -> None:
+    assert run_locally(application(tmp_path / "app", "true"), jobs).code == 0
+
+    nothing = run("job", "fetch", "1", "*.csv")
+    no_pattern = run("job", "fetch", "1", "!")
+
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "The job has no such files.\n")
+    assert no_pattern.code == 3
+    assert "as in a .gitignore" in no_pattern.err

@@ -166,7 +166,7 @@ def test_details_are_the_jobs_with_its_largest_step() -> None:
     recording = recorded("sacct-details")
     job, batch = recording.stdout.splitlines()
     fields = batch.split("\x1f")
-    fields[-2] = "4380K"
+    fields[-1] = "4380K"
     answer = CommandResult("\n".join([job, batch, "\x1f".join(fields)]) + "\n", "", 0)
 
     details = SacctDetails("49", SINCE).parse(answer).fields

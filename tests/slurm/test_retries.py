@@ -173,12 +173,17 @@ def test_what_an_attempt_had_is_read_from_accounting() -> None:
     ]
     status = summarize(rows, requeue=False)
     assert status is not None
-    fields = {"AllocTRES": "billing=4,cpu=4,mem=3G,node=2", "NNodes": "2", "Timelimit": "01:30:00", "FailedNode": ""}
+    fields = {
+        "AllocTRES": "billing=4,cpu=4,mem=3G,node=2",
+        "NNodes": "2",
+        "Timelimit": "01:30:00",
+        "NodeList": "node[7-8]",
+    }
 
     assert end_of(status, fields) == AttemptEnd("OutOfMemory", memory="1536M", time_limit=5400, unfinished=(2,))
     assert end_of(status, {"Timelimit": "Partition_Limit"}) == AttemptEnd("OutOfMemory", unfinished=(2,))
-    assert end_of(status, {"AllocTRES": "mem=1.5G", "FailedNode": "node[7-8]"}) == AttemptEnd(
-        "OutOfMemory", memory="1536M", bad_nodes="node[7-8]", unfinished=(2,)
+    assert end_of(status, {"AllocTRES": "mem=1.5G", "NNodes": "1", "NodeList": "node7"}) == AttemptEnd(
+        "OutOfMemory", memory="1536M", bad_nodes="node7", unfinished=(2,)
     )
 
 

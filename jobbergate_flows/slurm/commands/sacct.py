@@ -20,7 +20,6 @@ _COLUMNS = "JobID,State,ExitCode,Submit,Start,End,NodeList,UID,Reason"
 _DETAILS = (
     "JobID", "User", "Account", "Partition", "QOS", "State", "ExitCode", "DerivedExitCode", "Reason", "NodeList",
     "NNodes", "NCPUS", "Submit", "Start", "End", "Elapsed", "Timelimit", "ReqTRES", "AllocTRES", "TotalCPU", "MaxRSS",
-    "FailedNode",
 )  # fmt: skip
 
 
