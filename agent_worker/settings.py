@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
-from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+
+from jobbergate_flows.settings import ReportSettings
 
 
-class WorkerSettings(PrefectBaseSettings):
-    """How this worker reaches its cluster, and how often it looks."""
-
-    model_config: ClassVar[SettingsConfigDict] = build_settings_config(("integrations", "jobbergate_flows"))
+class WorkerSettings(ReportSettings):
+    """How this worker reaches its cluster, how often it looks, and what its runs show."""
 
     cluster: Literal["auto", "slurm", "local"] = Field(
         default="auto", description="`slurm`, `local` (processes of this machine), or `auto`: Slurm where it is."

@@ -162,7 +162,9 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
                 "only Slurm's jobs can be other accounts'", hint="set `cluster` to slurm, or `acting` to none"
             )
         accounts = AccountSessions(
-            ClusterSession(cluster, ledger), open_door, settings.slurm_conf or os.environ.get("SLURM_CONF")
+            ClusterSession(cluster, ledger, output_limits=settings.output_limits),
+            open_door,
+            settings.slurm_conf or os.environ.get("SLURM_CONF"),
         )
         return Admission(accounts, rules, self._work_pool_name)
 

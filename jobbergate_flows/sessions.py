@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from weakref import WeakKeyDictionary
 
 from jobbergate_flows.blocks.cluster import SlurmCluster
+from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.connect import connect
 from jobbergate_flows.slurm.ledger import Ledger
 from jobbergate_flows.slurm.session import ClusterSession
@@ -58,5 +59,5 @@ async def session_for(cluster: SlurmCluster | str | None = None) -> ClusterSessi
     if identity not in sessions:
         target = connect(os.environ.get("JOBBERGATE_FLOWS_CLUSTER", "auto")) if cluster is None else cluster.connect()
         ledger = await asyncio.to_thread(Ledger.open)
-        sessions[identity] = ClusterSession(target, ledger)
+        sessions[identity] = ClusterSession(target, ledger, output_limits=ReportSettings().output_limits)
     return sessions[identity]

@@ -47,7 +47,7 @@ from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
-from jobbergate_flows.slurm.output import OutputLine
+from jobbergate_flows.slurm.output import OutputLine, with_task
 from jobbergate_flows.slurm.submission import SubmissionOrder
 from jobbergate_flows.states import JobFailed, state_for
 
@@ -146,8 +146,8 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
             await follower.tell(state_for(status, job))
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
-        for line in lines:
-            logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", line.text)
+        for line, said in zip(lines, with_task(lines), strict=True):
+            logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
 
     try:
         status = await session.wait(job, on_status=show_status, on_output=show_output)

@@ -66,7 +66,7 @@ class ClusterSession:
         self.serve = serve
         self._home = home
         self._grace = grace
-        self._output_limits = output_limits
+        self.output_limits = output_limits
         self._vet: Callable[[SubmissionOrder], None] | None = None
         self._submitted: Callable[[SlurmJob], None] | None = None
 
@@ -146,7 +146,7 @@ class ClusterSession:
         """
         row = await asyncio.to_thread(self.ledger.get, job.key)
         offsets = row.output_offsets if row is not None else None
-        follower = OutputFollower(self.cluster, job, offsets, self._output_limits)
+        follower = OutputFollower(self.cluster, job, offsets, self.output_limits)
         ending = asyncio.Event()
 
         async def deliver(hand_over: Callable[[Sequence[OutputLine]], Awaitable[None]], *, to_the_end: bool) -> None:
