@@ -87,6 +87,7 @@ async def read_run_facts(
         "resources": given.mapping("resources"),
         "directory": given.text("directory") or "~",
         "job_name": given.text("job_name"),
+        "retries": given.mapping("retries"),
     }
     facts = RunFacts(**common, **asked, kind="application", application=_digest(pin))
     return ReadRun(facts, pin or None, {"application": pin, **asked})

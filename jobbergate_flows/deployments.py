@@ -28,6 +28,7 @@ from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.flows import ENTRYPOINT, application_flow, form_of
 from jobbergate_flows.folders import PREFIX
 from jobbergate_flows.slurm.options import check_resources
+from jobbergate_flows.slurm.retries import check_policy
 
 DEFAULT_WORK_POOL = "slurm"
 _LONGEST_INTERVAL = 100 * 365 * 24 * 3600
@@ -184,7 +185,7 @@ def deploy_application(
         name: The deployment's name; otherwise the application's.
         work_pool: The work pool, of type `jobbergate-slurm`; a process pool works too.
         work_queue: The pool's queue; otherwise its default.
-        parameters: Defaults of the form: `answers`, `resources`, `directory`, `job_name`.
+        parameters: Defaults of the form: `answers`, `resources`, `directory`, `job_name`, `retries`.
         tags: Tags of the runs.
         description: Otherwise the application's README.
         cron, interval, rrule, timezone: At most one schedule; the interval in seconds.
@@ -194,7 +195,7 @@ def deploy_application(
 
     Raises:
         ApplicationError: The application cannot be loaded, or one of its answers is none.
-        OptionRefused: One of the resources is none.
+        OptionRefused: One of the resources, or of the settings for retries, is none.
         DeploymentRefused: A name or the schedule is none.
         prefect.exceptions.ObjectNotFound: There is no such work pool.
     """
@@ -225,6 +226,8 @@ def _checked(application: Application, parameters: Mapping[str, Any]) -> dict[st
         checked["answers"] = application.check_answers(checked["answers"])
     if "resources" in checked:
         check_resources(checked["resources"])
+    if "retries" in checked:
+        check_policy(checked["retries"])
     if checked.get("directory") == "":
         raise DeploymentRefused("the directory is empty", where="directory", hint="name one, or leave it out")
     return checked

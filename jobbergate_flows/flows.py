@@ -41,6 +41,7 @@ _PARAMETERS = """
         application: The application and the digest of its files. Deploy again to use another version.
         answers: The application's own questions.
         resources: What Slurm is asked for. Empty fields keep what the job script says.
+        retries: When the job is submitted again, and with how much more.
         directory: An existing directory of the cluster. The job runs in a new directory below it.
         job_name: The job's name in Slurm. Empty: the application's own.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jobbergate_flows.errors import JobbergateFlowsError
@@ -54,6 +54,7 @@ class RunFacts:
         answers: The application's answers; an ordinary flow's parameters.
         resources: The Slurm options that the run states.
         directory, job_name: As the run states them; `~` is not expanded.
+        retries: When its job is submitted again, and with how much more.
         work_pool: The pool that the worker serves.
         work_queue: The queue that the run came by. Any client of the API chooses it.
         created_by: Who made it; None where the server does not know.
@@ -72,10 +73,11 @@ class RunFacts:
     work_queue: str | None = None
     created_by: Creator | None = None
     kind: Kind = "application"
+    retries: Mapping[str, Any] = field(default_factory=dict)
 
 
 def request_hash(facts: RunFacts) -> str:
-    """`sha256:` and the digest of answers, resources, directory and job name, as canonical JSON.
+    """`sha256:` and the digest of answers, resources, directory, job name and retries, as canonical JSON.
 
     Two values have one hash only if they are the same JSON: `1` and `1.0` differ, the order of keys does not matter.
 
@@ -87,6 +89,7 @@ def request_hash(facts: RunFacts) -> str:
         "resources": facts.resources,
         "directory": facts.directory,
         "job_name": facts.job_name,
+        "retries": facts.retries,
     }
     try:
         _check_keys(request)

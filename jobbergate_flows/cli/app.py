@@ -205,6 +205,15 @@ def deploy(
     concurrency_limit: Annotated[
         int | None, typer.Option(min=1, help="How many runs may be queued or running at once.")
     ] = None,
+    attempts: Annotated[
+        int | None, typer.Option(min=1, max=20, help="How often a job is submitted at most. 1: it is not retried.")
+    ] = None,
+    retry_on: Annotated[
+        list[str] | None,
+        typer.Option(help="After which end: out-of-memory, timeout, node-failure, preempted, failure. Repeatable."),
+    ] = None,
+    memory_ceiling: Annotated[str | None, typer.Option(help="The most memory that a retry asks for.")] = None,
+    time_ceiling: Annotated[str | None, typer.Option(help="The longest time limit of a retry.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Deploy an application to a Prefect work pool, with its form in the Prefect UI.
@@ -221,6 +230,9 @@ def deploy(
         parameters["resources"] = parse_option_arguments(sbatch).model_dump(exclude_defaults=True)
     if directory is not None:
         parameters["directory"] = directory
+    retries = {"attempts": attempts, "on": retry_on, "memory_ceiling": memory_ceiling, "time_ceiling": time_ceiling}
+    if any(retries.values()):
+        parameters["retries"] = {name: value for name, value in retries.items() if value}
     loaded = _load(application)
     with progress("Deploying"), server_errors():
         from jobbergate_flows.deployments import deploy_application
