@@ -25,6 +25,7 @@ from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
     SubmissionOrder,
     home_expanded,
+    remove_secret,
     settle_cancelled,
     submit_once,
 )
@@ -268,7 +269,7 @@ class ClusterSession:
         await asyncio.to_thread(self.ledger.mark_told, job.key)
 
     async def remove_secret(self, job: SlurmJob) -> None:
-        """Remove the file that held what must not be in the script."""
+        """Remove the file that held what must not be in the script, or see to it that the log names it."""
         row = await asyncio.to_thread(self.ledger.get, job.key)
-        if row is not None and row.secret_path is not None:
-            await self.cluster.remove_files([row.secret_path])
+        if row is not None:
+            await remove_secret(self.cluster, row)
