@@ -475,16 +475,16 @@ async def test_what_was_begun_in_another_directory_or_as_somebody_else_is_not_go
 
 
 async def test_an_intent_that_is_settled_leaves_no_secret(
-    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, base: Path
 ) -> None:
     await begun(cluster, ledger, replace(order, secret="s3cret"))
-    secret = Path(row_of(ledger, order).secret_path or "")
-    assert secret.is_file()
+    secret = row_of(ledger, order).secret_path or ""
+    assert files_below(base)[secret] == b"s3cret"
     ledger.request_cancel(KEY.token)
 
     assert await settle_cancelled(cluster, ledger, row_of(ledger, order), grace=GRACE) is None
 
-    assert not secret.exists()
+    assert secret not in files_below(base)
 
 
 @pytest.mark.parametrize("error", [FileRefused("a link"), AccountRefused("gone"), ClusterUnreachable("away")])
