@@ -68,10 +68,10 @@ class ClusterSession:
         self._grace = grace
         self._output_limits = output_limits
         self._vet: Callable[[SubmissionOrder], None] | None = None
-        self._submitted: Callable[[SlurmJob], None] | None = None
+        self._submitted: Callable[[SlurmJob], Awaitable[None]] | None = None
 
     def watched(
-        self, *, vet: Callable[[SubmissionOrder], None], submitted: Callable[[SlurmJob], None]
+        self, *, vet: Callable[[SubmissionOrder], None], submitted: Callable[[SlurmJob], Awaitable[None]]
     ) -> ClusterSession:
         """This session for one run, whose submissions somebody looks at.
 
@@ -118,7 +118,7 @@ class ClusterSession:
             self._vet(order)
         job = await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
         if self._submitted is not None:
-            self._submitted(job)
+            await self._submitted(job)
         return job
 
     async def job_of(self, scope: str, call: str) -> SlurmJob | None:
@@ -255,10 +255,6 @@ class ClusterSession:
     async def unfinished(self) -> list[Submission]:
         """Submissions of this cluster whose job is not final, or whose end was not told."""
         return await asyncio.to_thread(self.ledger.unfinished, self.cluster.name)
-
-    async def unfinished_flow_runs(self) -> set[str]:
-        """The flow runs that these belong to."""
-        return {row.flow_run_id for row in await self.unfinished() if row.flow_run_id is not None}
 
     async def settle_cancelled(self, row: Submission) -> SlurmJob | None:
         """End a cancelled intent that nobody is submitting; see `submission.settle_cancelled`."""
