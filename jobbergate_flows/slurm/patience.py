@@ -17,13 +17,16 @@ async def patiently(act: Callable[[], Awaitable[T]], say: Callable[[str], None])
     """Do something that is safe to repeat, again and again until whom it needs can be reached.
 
     Args:
-        say: Told why it takes longer, each time.
+        say: Told, once for each cause, why it takes longer.
     """
     tries = 0
+    said = None
     while True:
         try:
             return await act()
         except ClusterUnreachable as error:
-            say(f"the cluster does not answer: {error.message}")
+            if error.message != said:
+                said = error.message
+                say(f"the cluster does not answer: {said}")
             await asyncio.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
             tries += 1
