@@ -98,17 +98,21 @@ class Application:
     result_files: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, reference: str | Path) -> Application:
+    def load(cls, reference: str | Path, *, remote: bool = False) -> Application:
         """The application of a folder, or of `git+URL@REF#FOLDER`.
+
+        Args:
+            reference: The folder, or the reference.
+            remote: Only `git+https://` and `git+ssh://`: nothing of this host.
 
         Raises:
             LoadingError: with the file, the line and the mend: a missing folder or file, bad YAML, unknown or wrong
                 keys, bad Python, a template that does not parse or is not there, no or several entrypoints, a file
                 outside the application, too many bytes.
-            SourceError: git cannot fetch it.
+            SourceError: git cannot fetch it, or is not to.
         """
-        if isinstance(reference, str) and reference.startswith("git+"):
-            files, source, name = read_git(reference)
+        if remote or (isinstance(reference, str) and reference.startswith("git+")):
+            files, source, name = read_git(str(reference), remote=remote)
             return cls.from_files(files, name=name, source=source)
         return cls.from_path(reference)
 
