@@ -207,6 +207,7 @@ class Admission:
             asked = {
                 "resources": resources.model_dump(mode="json", exclude_unset=True, exclude_none=True),
                 "directory": configuration.directory,
+                "retries": configuration.retries.model_dump(mode="json", exclude_defaults=True),
             }
         async with get_client() as client:
             return await read_run_facts(client, flow_run, work_pool=self._work_pool, **asked)
@@ -214,7 +215,7 @@ class Admission:
     def _watched(self, read: ReadRun, allowed: Allowed) -> ClusterSession:
         def vet(order: SubmissionOrder) -> None:
             script = resources_of(parse_directives(order.script.text))
-            reason = exceeded(allowed.limits, order.resources.over(script))
+            reason = exceeded(allowed.limits, order.request.over(script))
             if reason is not None:
                 raise OptionRefused(f"more than {allowed.account} has consented to: {reason}", where=allowed.proof)
 

@@ -13,6 +13,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseVariables
 from pydantic import Field, create_model, field_validator
 
 from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.retries import NO_RETRIES, RetryPolicy
 
 _RESOURCES: dict[str, Any] = {
     name: (field.annotation, field)
@@ -48,6 +49,11 @@ _START_WITHIN: Any = Field(
     description="Seconds. A scheduled run that the worker gets later than this after its time is cancelled, "
     "so that starts missed during an outage are not made up for. Empty: it runs however late.",
 )
+_RETRIES: Any = Field(
+    default=NO_RETRIES,
+    title="Retries",
+    description="When a flow's job that was killed is submitted again, and with how much more.",
+)
 
 SlurmVariables: type[BaseVariables] = create_model(
     "SlurmVariables",
@@ -57,6 +63,7 @@ SlurmVariables: type[BaseVariables] = create_model(
     directory=(str, _DIRECTORY),
     working_directory=(str | None, _WORKING_DIRECTORY),
     start_within=(int | None, _START_WITHIN),
+    retries=(RetryPolicy, _RETRIES),
     **_RESOURCES,
 )
 """The variables of the work pool: Prefect's own, every Slurm resource, and how the flow's environment is set up."""
@@ -76,6 +83,7 @@ class FlowJobConfiguration(BaseJobConfiguration):
     directory: str = _DIRECTORY
     working_directory: str | None = _WORKING_DIRECTORY
     start_within: int | None = _START_WITHIN
+    retries: RetryPolicy = _RETRIES
 
     @field_validator("modules")
     @classmethod
@@ -94,7 +102,7 @@ class FlowJobConfiguration(BaseJobConfiguration):
     def missed(self, flow_run: FlowRun, now: datetime) -> bool:
         """Whether a scheduled run comes too late to be started."""
         due = flow_run.expected_start_time
-        if self.start_within is None or due is None or not flow_run.auto_scheduled:
+        if self.start_within is None or due is None or not flow_run.auto_scheduled or flow_run.run_count:
             return False
         return now - due > timedelta(seconds=self.start_within)
 

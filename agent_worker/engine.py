@@ -15,12 +15,13 @@ from prefect.flow_engine import AsyncFlowRunEngine
 class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
     """The engine of one resident run.
 
-    It differs from Prefect's in three ways, all because the worker outlives the coroutine and has many:
+    It differs from Prefect's in four ways, all because the worker outlives the coroutine and has many:
     - a coroutine that dies does not end the run as crashed: the worker takes the run up again;
     - the deployment's concurrency lease is renewed by the worker, not by a thread for each run that cancels the
       run when the server is away for longer than the lease;
     - nothing listens for a suspension of the run, for which Prefect has a thread with a connection for each run:
-      a job that was submitted cannot be suspended from here.
+      a job that was submitted cannot be suspended from here;
+    - a run that is to be run again is told so by the worker, when its coroutine has ended.
     """
 
     @contextmanager
@@ -37,6 +38,17 @@ class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
         details = state.state_details.model_copy(update={"deployment_concurrency_lease_id": None})
         return state.model_copy(update={"state_details": details})
 
+    async def handle_success(self, result: Any) -> Any:
+        """As Prefect does it; a run that is to be run again is left as it is until its coroutine has ended.
+
+        As soon as the server knows of it, the worker may get the run from its queue.
+        """
+        if isinstance(result, State) and result.is_scheduled() and self.flow_run is not None:
+            self.flow_run.state = result
+            self._return_value = result
+            return result
+        return await super().handle_success(result)
+
     async def handle_crash(self, exc: BaseException) -> None:
         """Leave the run's state alone; whoever runs this engine decides."""
         self._raised = cast(Exception, exc)
@@ -46,7 +58,7 @@ async def run_resident(flow: Flow[..., Any], flow_run: FlowRun, parameters: dict
     """Run a flow run to its end in this event loop.
 
     Returns:
-        The final state, as the server has it.
+        The final state, as the server has it; or the scheduled one that it is to get.
 
     Raises:
         prefect.exceptions.Abort: The server does not let the run start.

@@ -25,16 +25,20 @@ from jobbergate_flows.slurm.output import tail
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
-from jobbergate_flows.states import state_for
+from jobbergate_flows.states import state_after, state_for
 
 _logger = logging.getLogger(__name__)
 _TAIL_LINES = 40
 
 
-async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> None:
+async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[Any] | None:
     """Submit the flow's job, follow it, and see to it that the run ends as the job did.
 
     What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
+
+    Returns:
+        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended;
+        None otherwise.
     """
     session = await session_for()
     logger = flow_run_logger(flow_run)
@@ -45,16 +49,16 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> None:
             job = await _submit(session, flow_run, configuration, logger)
     except SubmissionCancelled as error:
         await force_state(flow_run.id, Cancelled(message=str(error)))
-        return
+        return None
     except (JobbergateFlowsError, ValueError) as error:
         logger.error("The flow's job was not submitted: %s", error)
         await force_state(flow_run.id, Failed(message=f"The flow's job was not submitted: {error}"))
-        return
-    await follow(session, flow_run, job)
+        return None
+    return await follow(session, flow_run, job)
 
 
-async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> None:
-    """Follow a submitted flow's job to its end, and settle the run's state with it."""
+async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> State[Any] | None:
+    """Follow a submitted flow's job to its end, and settle the run's state with it. Returns as `live` does."""
     logger = flow_run_logger(flow_run)
     follower = RunFollower(flow_run.id)
 
@@ -68,12 +72,16 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> N
     await session.remove_secret(job)
     run = await read_run(flow_run.id)
     if run is None:
-        return
+        return None
     ending = settled(run.state, status, job)
     if ending is not None:
         if status.phase is not Phase.COMPLETED:
             await _forward_tail(session, job, logger)
-        await force_state(flow_run.id, ending)
+        if not ending.is_cancelled():
+            decided = await session.next_attempt(job, status)
+            ending = state_after(ending, job, decided, datetime.now(UTC))
+        if not ending.is_scheduled():
+            await force_state(flow_run.id, ending)
     details = await session.details(job)
     artifacts = await RunArtifacts.of(flow_run, job.key)
     await artifacts.add(
@@ -82,6 +90,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> N
         description=f"Slurm job {job.job_id}: {status.message}",
     )
     await session.mark_told(job)
+    return ending if ending is not None and ending.is_scheduled() else None
 
 
 def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> State[Any] | None:
@@ -125,14 +134,17 @@ async def _submit(
             working_directory=configuration.working_directory,
         ),
     )
+    key = await session.key(str(flow_run.id), "flow")
     order = SubmissionOrder(
         script=script,
         resources=configuration.resources(),
         directory=await patiently(lambda: session.expanded(configuration.directory), say),
-        key=await session.key(str(flow_run.id), "flow"),
+        key=key,
         flow_run_id=str(flow_run.id),
         kind="flow",
         secret=environment,
+        retries=configuration.retries,
+        ends=await session.ends_before(key),
     )
     job = await session.submit(order, on_wait=say)
     logger.info("Submitted as Slurm job %s on %s; it runs in %s", job.job_id, job.cluster, job.directory)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import Crashed
@@ -26,11 +26,17 @@ MAX_DEATHS = 20
 """So often a run's coroutine may die before the run is given up as Crashed."""
 
 
-async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *, recovered: bool = False) -> None:
+async def live(
+    flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *, recovered: bool = False
+) -> State[Any] | None:
     """Bring an application's run to its end, whatever happens to its coroutine on the way.
 
-    Returns when the run is final on the server, or was handed back to its queue (a retry), or is gone. Cancelling this
-    coroutine leaves the run as it is.
+    Returns when the run is final on the server, or was handed back to its queue, or is gone. Cancelling this coroutine
+    leaves the run as it is.
+
+    Returns:
+        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended;
+        None otherwise.
 
     Args:
         flow_run: The run.
@@ -44,8 +50,9 @@ async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *
     while True:
         if recovered or deaths:
             await end_task_runs(flow_run.id, "The worker was restarted; another task run goes on with this.")
+        state: State[Any] | None = None
         try:
-            await _run_once(flow_run, flow_run.parameters if parameters is None else parameters)
+            state = await _run_once(flow_run, flow_run.parameters if parameters is None else parameters)
             death: BaseException | None = None
         except Abort as error:
             death = error
@@ -55,20 +62,24 @@ async def live(flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *
         current = await read_run(flow_run.id)
         if current is None or current.state is None or current.state.is_final():
             await _mark_told(flow_run)
-            return
+            return None
         if current.state.is_scheduled() or current.state.is_paused():
-            return
+            return None
         if current.state.is_cancelling():
             rows = await asyncio.to_thread((await session_for()).ledger.of_flow_run, str(flow_run.id))
             submitted = any(row.job is not None for row in rows)
             await mark_cancelled(
                 flow_run.id, "Cancelled with its job" if submitted else "Cancelled before the job was submitted"
             )
-            return
+            return None
+        if state is not None and state.is_scheduled():
+            # The ledger knows why there is another attempt: from here on a new life of the run makes it.
+            await _mark_told(flow_run)
+            return state
         deaths += 1
         if deaths >= MAX_DEATHS:
             await force_state(flow_run.id, Crashed(message=f"The run died {deaths} times in the worker: {death}"))
-            return
+            return None
         await asyncio.sleep(_RETRY_SECONDS[min(deaths, len(_RETRY_SECONDS)) - 1])
         flow_run = current
 
@@ -107,7 +118,7 @@ async def _mark_told(flow_run: FlowRun) -> None:
             await session.mark_told(row.job)
 
 
-async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> None:
+async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> State[Any]:
     async with get_client() as client:
         name = (await client.read_flow(flow_run.flow_id)).name
     # The flow looks at its parameters itself: Prefect's validation would put blocks in the place of answers' "$ref".
@@ -115,4 +126,4 @@ async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> None:
     flow_run_logger(flow_run, flow).debug("Running resident in the worker")
     job = await (await session_for()).job_of(str(flow_run.id), "job")
     # Whose job exists is only followed, whatever the run asks for by now.
-    await run_resident(flow, flow_run, {} if job is not None else dict(parameters))
+    return await run_resident(flow, flow_run, {} if job is not None else dict(parameters))

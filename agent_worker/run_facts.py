@@ -39,6 +39,7 @@ async def read_run_facts(
     work_pool: str,
     resources: Mapping[str, Any] | None = None,
     directory: str = "~",
+    retries: Mapping[str, Any] | None = None,
 ) -> ReadRun:
     """Read what is known of a run: one or two requests.
 
@@ -46,8 +47,8 @@ async def read_run_facts(
         client: The Prefect server.
         flow_run: The run, as it was read.
         work_pool: The pool that the worker serves. What the run says of pools does not count.
-        resources, directory: An ordinary flow's, as the worker's configuration for it has them. An application's are
-            among its parameters.
+        resources, directory, retries: An ordinary flow's, as the worker's configuration for it has them. An
+            application's are among its parameters.
 
     Raises:
         RequestRefused: A parameter of the application's run is of a type that it cannot have.
@@ -78,6 +79,7 @@ async def read_run_facts(
             resources=dict(resources or {}),
             directory=directory,
             job_name="",
+            retries=dict(retries or {}),
         )
         return ReadRun(facts, None, flow_run.parameters)
     given = _Parameters(flow_run)

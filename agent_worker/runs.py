@@ -79,6 +79,21 @@ async def force_state(flow_run_id: UUID, state: State[Any]) -> None:
             return
 
 
+async def hand_back(flow_run_id: UUID, state: State[Any]) -> None:
+    """Let a run go back to its queue, unless it has ended meanwhile, or is to be cancelled."""
+    run = await read_run(flow_run_id)
+    if run is None or run.state is None or run.state.is_cancelling():
+        return
+    # Crashed is what the engine on a node says while it is being killed.
+    if run.state.is_final() and not run.state.is_crashed():
+        return
+    async with get_client() as client:
+        try:
+            await client.set_flow_run_state(flow_run_id, state)
+        except ObjectNotFound:
+            return
+
+
 async def mark_cancelled(flow_run_id: UUID, message: str) -> None:
     """End a run as Cancelled, unless it has ended already."""
     run = await read_run(flow_run_id)

@@ -22,6 +22,7 @@ from agent_worker import flow_jobs, resident
 from agent_worker.accounts import AccountSessions
 from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.runs import hand_back
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession
@@ -42,6 +43,7 @@ class HeldRun:
     kind: Kind
     life: asyncio.Task[None] = field(repr=False)
     lease: UUID | None = None
+    leaving: bool = False
 
 
 class Supervisor:
@@ -125,7 +127,11 @@ class Supervisor:
         """
 
         async def begin() -> None:
-            if flow_run.id in self._held:
+            held = self._held.get(flow_run.id)
+            if held is not None and held.leaving:
+                # It goes back to its queue, and has come from there already.
+                await asyncio.wait([held.life])
+            elif held is not None:
                 return
             life = asyncio.create_task(self._live(flow_run, kind, configuration, recovered))
             lease = flow_run.state.state_details.deployment_concurrency_lease_id if flow_run.state else None
@@ -147,10 +153,14 @@ class Supervisor:
             if admitted is None:
                 return
             with using_session(admitted.session):
+                again = None
                 if kind == "application":
-                    await resident.live(flow_run, admitted.parameters, recovered=recovered)
+                    again = await resident.live(flow_run, admitted.parameters, recovered=recovered)
                 elif configuration is not None:
-                    await flow_jobs.live(flow_run, configuration)
+                    again = await flow_jobs.live(flow_run, configuration)
+                if again is not None:
+                    self._held[flow_run.id].leaving = True
+                    await hand_back(flow_run.id, again)
         except asyncio.CancelledError:
             _logger.debug("Run %s was let go", flow_run.id)
         except BaseException:

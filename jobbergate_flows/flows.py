@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from prefect import Flow
@@ -25,7 +26,8 @@ from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, resources_schema
-from jobbergate_flows.states import JobFailed, state_for
+from jobbergate_flows.slurm.retries import retries_schema
+from jobbergate_flows.states import JobFailed, state_after, state_for
 from jobbergate_flows.tasks import (
     apublish_results,
     arender_job_script,
@@ -48,14 +50,19 @@ _PARAMETERS = """
 
 
 async def _run(
-    load: Callable[[], Awaitable[Application]], answers: Any, resources: Any, directory: str, job_name: str
+    load: Callable[[], Awaitable[Application]],
+    answers: Any,
+    resources: Any,
+    directory: str,
+    job_name: str,
+    retries: Any,
 ) -> State[Any]:
     try:
         # What an earlier life of the run submitted is only followed: its code has run already, and may be gone.
         job = await _submitted_before()
         if job is None:
             script = await arender_job_script(await load(), answers or {}, job_name=job_name or None)
-            job = await asubmit_job_script(script, resources=resources, directory=directory, key="job")
+            job = await asubmit_job_script(script, resources=resources, directory=directory, key="job", retries=retries)
     except SubmissionCancelled as error:
         return Cancelled(message=str(error))
     except JobbergateFlowsError as error:
@@ -65,10 +72,13 @@ async def _run(
     if not isinstance(outcome, JobFailed) and not ended.is_completed():
         return Failed(message=f"Slurm job {job.job_id} could not be followed: {outcome}", data=outcome)
     await apublish_results(job, return_state=True)
+    status = outcome.status if isinstance(outcome, JobFailed) else outcome
+    session = await session_for()
+    decided = await session.next_attempt(job, status)
     if entered_session() is None:
         # Our worker does that itself, once the server has the run's end.
-        await (await session_for()).mark_told(job)
-    return state_for(outcome.status, job) if isinstance(outcome, JobFailed) else state_for(outcome, job)
+        await session.mark_told(job)
+    return state_after(state_for(status, job), job, decided, datetime.now(UTC))
 
 
 async def _submitted_before() -> SlurmJob | None:
@@ -85,6 +95,7 @@ async def _run_stored(
     resources: dict[str, Any] | None = None,
     directory: str = "~",
     job_name: str = "",
+    retries: dict[str, Any] | None = None,
 ) -> State[Any]:
     """Render a stored application, submit it to Slurm and follow the job to its end.
 
@@ -96,7 +107,7 @@ async def _run_stored(
         # A worker fetches for others what anybody may have named.
         return await aload_application(application or await _pin_of_deployment(), remote=entered_session() is not None)
 
-    return await _run(load, answers, resources, directory, job_name)
+    return await _run(load, answers, resources, directory, job_name, retries)
 
 
 async def _pin_of_deployment() -> str:
@@ -184,6 +195,7 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
 
     answers = Annotated[dict[str, Any], WithJsonSchema(interface.form)]
     resources = Annotated[dict[str, Any], WithJsonSchema(resources_schema(interface.directives))]
+    retries = Annotated[dict[str, Any], WithJsonSchema(retries_schema())]
 
     async def run(
         application: str = pinned,
@@ -191,8 +203,9 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
         resources: dict[str, Any] | None = None,
         directory: str = "~",
         job_name: str = "",
+        retries: dict[str, Any] | None = None,
     ) -> State[Any]:
-        return await _run(load, answers, resources, directory, job_name)
+        return await _run(load, answers, resources, directory, job_name, retries)
 
     run.__name__ = run.__qualname__ = re.sub(r"\W+", "_", application.name)
     run.__doc__ = f"Run {application.name} on Slurm.\n{_PARAMETERS}"
@@ -203,6 +216,7 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
         ("directory", "Directory", str, "~"),
         ("job_name", "Job name", str, ""),
         ("resources", "Resources", resources, {}),
+        ("retries", "Retries", retries, {}),
         ("application", "Application", Literal[pinned], pinned),
     ]
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 from prefect.client.schemas.objects import State, StateType
+from prefect.states import AwaitingRetry
 
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
+from jobbergate_flows.slurm.retries import GivenUp, Retry
+
+RETRY_SECONDS = 10
+"""So long after an attempt's end the next may begin: whoever ran it has ended by then."""
 
 _TYPES = {
     Phase.PENDING: StateType.PENDING,
@@ -39,6 +45,16 @@ def state_for(status: JobStatus, job: SlurmJob | None = None, *, data: Any = Non
     """
     message = status.message if job is None else f"{status.message} (Slurm job {job.job_id} on {job.cluster})"
     return State(type=_TYPES[status.phase], name=status.name, message=message, data=data)
+
+
+def state_after(state: State[Any], job: SlurmJob, decided: Retry | GivenUp, now: datetime) -> State[Any]:
+    """The state of a run whose job has ended: AwaitingRetry, or `state` with why there is no retry."""
+    if isinstance(decided, Retry):
+        due = now + timedelta(seconds=RETRY_SECONDS)
+        return AwaitingRetry(message=f"{decided.reason} (after Slurm job {job.job_id})", scheduled_time=due)
+    if decided.reason is not None:
+        state = state.model_copy(update={"message": f"{state.message}; not retried: {decided.reason}"})
+    return state
 
 
 def keeping_slot(state: State[Any], current: State[Any] | None) -> State[Any]:

@@ -50,6 +50,7 @@ from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
 from jobbergate_flows.slurm.output import OutputLine, with_task
 from jobbergate_flows.slurm.patience import patiently
+from jobbergate_flows.slurm.retries import RetryPolicy, check_policy
 from jobbergate_flows.slurm.submission import SubmissionOrder
 from jobbergate_flows.states import JobFailed, state_for
 
@@ -119,20 +120,24 @@ async def _submit_job_script(
     in_place: bool,
     cluster: Cluster,
     key: str | None,
+    retries: RetryPolicy | Mapping[str, Any] | None,
 ) -> SlurmJob:
     _expect(JobScript, script=script, made_by="render_job_script")
     session = await session_for(cluster)
     logger = _logger()
     with _call_identity(key) as call:
         flow_run = _flow_run_id()
+        own_key = await session.key(str(flow_run) if flow_run else None, call)
         order = SubmissionOrder(
             script=script,
             resources=check_resources(resources),
             directory=await _patiently("Not submitted yet", partial(session.expanded, directory)),
             in_place=in_place,
             job_name=job_name or script.name,
-            key=await session.key(str(flow_run) if flow_run else None, call),
+            key=own_key,
             flow_run_id=str(flow_run) if flow_run else None,
+            retries=check_policy(retries),
+            ends=await session.ends_before(own_key),
         )
         job = await session.submit(order, on_wait=lambda why: logger.warning("Not submitted yet: %s", why))
     logger.info(
@@ -261,9 +266,12 @@ async def asubmit_job_script(
     in_place: bool = False,
     cluster: SlurmCluster | str | None = None,
     key: str | None = None,
+    retries: RetryPolicy | Mapping[str, Any] | None = None,
 ) -> SlurmJob:
     """Submit a job script, once. The async twin of `submit_job_script`."""
-    return await _ending_in_words(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key))
+    return await _ending_in_words(
+        _submit_job_script(script, resources, directory, job_name, in_place, cluster, key, retries)
+    )
 
 
 @job_task("submit_job_script")
@@ -276,6 +284,7 @@ def submit_job_script(
     in_place: bool = False,
     cluster: SlurmCluster | str | None = None,
     key: str | None = None,
+    retries: RetryPolicy | Mapping[str, Any] | None = None,
 ) -> SlurmJob:
     """Submit a job script, once.
 
@@ -290,6 +299,8 @@ def submit_job_script(
         in_place: Run in `directory` itself.
         cluster: A `SlurmCluster` block or its name; otherwise this machine's cluster.
         key: Tells apart submissions that a flow makes in parallel; needed for those only.
+        retries: When, and with how much more, the next submission of a flow run that is run again is made: what an
+            application's flow does by itself.
 
     Raises:
         OptionRefused, DirectoryRefused, FileRefused: before anything is submitted.
@@ -298,7 +309,7 @@ def submit_job_script(
         ParallelSubmissions: parallel calls without a `key`.
     """
     return run_coro_as_sync(
-        _ending_in_words(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key))
+        _ending_in_words(_submit_job_script(script, resources, directory, job_name, in_place, cluster, key, retries))
     )
 
 

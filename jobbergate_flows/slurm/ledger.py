@@ -73,7 +73,11 @@ class SubmissionKey:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One row of the ledger. Times are aware (UTC)."""
+    """One row of the ledger. Times are aware (UTC).
+
+    `asked` are the resources that the first of the attempts asked for, `retries` the policy by which another is made,
+    `ending` how this one ended if there was another (`retried`).
+    """
 
     key: str
     scope: str
@@ -101,6 +105,8 @@ class Submission:
     accounted: bool = False
     message: str | None = None
     secret_path: str | None = None
+    asked: Mapping[str, Any] | None = None
+    retries: Mapping[str, Any] | None = None
     retried: bool = False
     ending: AttemptEnd | None = None
     result_files: tuple[str, ...] = ()
@@ -160,6 +166,8 @@ submissions = sa.Table(
     sa.Column("accounted", sa.Boolean, nullable=False),
     sa.Column("message", sa.Text),
     sa.Column("secret_path", sa.Text),
+    sa.Column("asked", sa.JSON),
+    sa.Column("retries", sa.JSON),
     sa.Column("retried", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("ending", sa.JSON),
     sa.Column("result_files", sa.JSON, nullable=False, server_default="[]"),
@@ -249,6 +257,8 @@ class Ledger:
             "written_files": dict(submission.written_files),
             "output_offsets": dict(submission.output_offsets),
             "result_files": list(submission.result_files),
+            "asked": None if submission.asked is None else dict(submission.asked),
+            "retries": None if submission.retries is None else dict(submission.retries),
             "ending": None if submission.ending is None else asdict(submission.ending),
         }
         try:

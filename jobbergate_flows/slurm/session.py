@@ -17,10 +17,12 @@ from typing import NoReturn
 from jobbergate_flows.applications.isolation import Serve
 from jobbergate_flows.slurm.cluster import Cluster, JobDetails
 from jobbergate_flows.slurm.errors import ClusterUnreachable, DirectoryRefused, JobNotFound, SlurmError
-from jobbergate_flows.slurm.jobs import JobStatus, Known, SlurmJob, Unreachable
+from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus, Known, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
+from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
 from jobbergate_flows.slurm.results import DIGEST_BELOW, Results, find_results
+from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of
 from jobbergate_flows.slurm.states import summarize
 from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
@@ -244,6 +246,26 @@ class ClusterSession:
             in_place=not job.directory.endswith(f"-{job.key}"),
             digest_below=digest_below,
         )
+
+    async def ends_before(self, key: SubmissionKey) -> tuple[AttemptEnd, ...]:
+        """How the attempts ended because of which this one is made; none where a person began it."""
+        return await asyncio.to_thread(self.ledger.attempts_before, key.scope, key.call, key.attempt)
+
+    async def next_attempt(self, job: SlurmJob, status: JobStatus) -> Retry | GivenUp:
+        """Whether a job that has ended is submitted again, by the policy with which it was submitted.
+
+        The ledger keeps a retry: the next submission of its call asks for what is decided here.
+        """
+        row = await asyncio.to_thread(self.ledger.get, job.key)
+        if row is None or row.retries is None or row.asked is None or row.cancel_requested:
+            return GivenUp(None)
+        policy, asked = RetryPolicy.model_validate(row.retries), SlurmResources.model_validate(row.asked)
+        end = end_of(status, (await self.details(job)).fields)
+        ends = await asyncio.to_thread(self.ledger.attempts_before, row.scope, row.call, row.attempt)
+        decided = decide(policy, asked, (*ends, end))
+        if isinstance(decided, Retry):
+            await asyncio.to_thread(self.ledger.mark_retried, job.key, end)
+        return decided
 
     async def cancel(self, job: SlurmJob) -> None:
         """Ask for a job's end.

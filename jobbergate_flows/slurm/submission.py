@@ -32,11 +32,12 @@ from jobbergate_flows.slurm.errors import (
     SubmissionHeld,
     SubmissionRefused,
 )
-from jobbergate_flows.slurm.jobs import SlurmJob
+from jobbergate_flows.slurm.jobs import AttemptEnd, SlurmJob
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus, slurm_name
-from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.options import SlurmResources, resources_of
 from jobbergate_flows.slurm.paths import output_paths
 from jobbergate_flows.slurm.patience import RETRY_SECONDS, patiently
+from jobbergate_flows.slurm.retries import NO_RETRIES, RetryPolicy, request_after
 
 _logger = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0
@@ -74,6 +75,8 @@ class SubmissionOrder:
         flow_run_id: The run that it belongs to.
         kind: `application`, or `flow` for a flow that runs as the job.
         secret: Text for `SECRET_FILE`.
+        retries: By which policy another attempt is made; see `after`.
+        ends: How the attempts ended because of which this one is made.
     """
 
     script: JobScript
@@ -85,6 +88,8 @@ class SubmissionOrder:
     flow_run_id: str | None = None
     kind: str = "application"
     secret: str | None = field(default=None, repr=False)
+    retries: RetryPolicy = NO_RETRIES
+    ends: tuple[AttemptEnd, ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,9 +97,21 @@ class SubmissionOrder:
         return self.job_name or self.script.name
 
     @property
+    def asked(self) -> SlurmResources:
+        """What the first attempt asks for: with a policy for retries, the script's own lines included."""
+        if not self.retries.retries:
+            return self.resources
+        return self.resources.over(resources_of(parse_directives(self.script.text)))
+
+    @property
+    def request(self) -> SlurmResources:
+        """What this attempt asks for."""
+        return request_after(self.retries, self.asked, self.ends)
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """The arguments for sbatch. Whether the job may be requeued is always said; the script may say it too."""
-        resources = self.resources
+        resources = self.request
         scripts_own = parse_directives(self.script.text).options
         if "requeue" in scripts_own and "requeue" not in resources.model_fields_set:
             resources = resources.model_copy(update={"requeue": True})
@@ -339,6 +356,8 @@ class _Submitting:
             requeue="--requeue" in order.arguments,
             secret_path=f"{order.run_directory}/{SECRET_FILE}" if order.secret is not None else None,
             result_files=order.script.result_files,
+            asked=order.asked.model_dump(mode="json", exclude_unset=True) if order.retries.retries else None,
+            retries=order.retries.model_dump(mode="json") if order.retries.retries else None,
         )
 
     async def _write_files(self, row: Submission) -> None:

@@ -146,6 +146,15 @@ class Site:
             )
         return {_PAGE.split(str(artifact.key), maxsplit=1)[1]: artifact.data for artifact in found}
 
+    async def pages(self, run_id: UUID, name: str) -> list[str]:
+        """What all artifacts of that name say, the oldest first: each attempt has its own."""
+        async with get_client() as client:
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            )
+        made = sorted((artifact for artifact in found if artifact.created), key=lambda artifact: str(artifact.created))
+        return [str(artifact.data) for artifact in made if _PAGE.split(str(artifact.key), maxsplit=1)[1] == name]
+
     async def task_runs(self, run_id: UUID) -> list[TaskRun]:
         async with get_client() as client:
             return await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))

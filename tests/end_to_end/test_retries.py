@@ -1,0 +1,166 @@
+"""A job that ended for a known reason is submitted again with what it lacked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.objects import StateType
+
+from tests.cluster.site import Site, message, script_application
+from tests.cluster.slurm import SlurmCluster
+from tests.cluster.waiting import await_until
+from tests.end_to_end.flows import deploy_flow
+
+THREE = {"attempts": 3}
+
+
+def hungry(folder: Path, needs: int) -> str:
+    """A script that runs until it is ended, unless it has so many MB of memory."""
+    return f"""#!/bin/bash
+#SBATCH --mem=100M
+touch {folder}/began-$SLURM_JOB_ID-$SLURM_MEM_PER_NODE
+[ $SLURM_MEM_PER_NODE -ge {needs} ] || exec sleep 300
+"""
+
+
+async def began(folder: Path, megabytes: int) -> str:
+    """The id of the job that runs with so much memory, once there is one."""
+
+    async def there() -> list[Path]:
+        return await asyncio.to_thread(lambda: list(folder.glob(f"began-*-{megabytes}")))
+
+    [marker] = await await_until(there, 90, f"a job with {megabytes} MB")
+    return marker.name.split("-")[1]
+
+
+async def run_out(site: Site, slurm: SlurmCluster, folder: Path, run_id: UUID, *megabytes: int) -> None:
+    """Let the attempts with so much memory end for the lack of it."""
+    for size in megabytes:
+        job_id = await began(folder, size)
+        await site.until(run_id, "Running")
+        await asyncio.to_thread(slurm.end_out_of_memory, job_id)
+
+
+@pytest.mark.slurm
+async def test_out_of_memory_is_answered_with_more_until_it_is_enough(
+    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    deployed = await site.deploy(
+        script_application(tmp_path, tmp_path.name, hungry(tmp_path, 400)), parameters={"retries": THREE}
+    )
+    run_id = await site.start(deployed)
+    await run_out(site, slurm_cluster, tmp_path, run_id, 100, 200)
+    run = await site.end(run_id)
+
+    assert run.state_name == "Completed", message(run)
+    said = [state.message for state in await site.states(run_id) if state.name == "AwaitingRetry"]
+    assert [(text or "").partition(" (after")[0] for text in said] == [
+        "OutOfMemory with 100M, now with 200M: attempt 2 of 3",
+        "OutOfMemory with 200M, now with 400M: attempt 3 of 3",
+    ]
+    rows = site.submissions(run_id)
+    assert [row.final_state for row in rows] == ["OutOfMemory", "OutOfMemory", "Completed"]
+    assert len(site.slurm_jobs(run_id)) == 3
+    pages = await site.pages(run_id, "job-summary")
+    assert [any(row.job_id in page for page in pages) for row in rows if row.job_id] == [True] * 3
+
+
+@pytest.mark.slurm
+async def test_the_last_attempts_end_is_the_runs_and_says_why_there_is_no_other(
+    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    retries = {"attempts": 5, "memory_ceiling": "150M"}
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, hungry(tmp_path, 400)))
+    run_id = await site.start(deployed, retries=retries)
+    await run_out(site, slurm_cluster, tmp_path, run_id, 100, 150)
+    run = await site.end(run_id)
+
+    assert (run.state_type, run.state_name) == (StateType.FAILED, "OutOfMemory")
+    assert "not retried: 150M is the most memory that its retries may ask for" in message(run)
+    assert len(site.slurm_jobs(run_id)) == 2
+
+
+@pytest.mark.slurm
+async def test_a_plain_failure_is_not_retried(site: Site, tmp_path: Path) -> None:
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, "#!/bin/bash\nexit 3\n"))
+    run_id = await site.start(deployed, retries=THREE)
+    run = await site.end(run_id)
+
+    assert run.state_name == "Failed"
+    assert "retried" not in message(run)
+    assert len(site.submissions(run_id)) == 1
+
+
+@pytest.mark.slurm
+async def test_an_attempt_that_ended_while_no_worker_lived_is_followed_by_one_other(
+    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, hungry(tmp_path, 200)))
+    run_id = await site.start(deployed, retries=THREE)
+    job_id = await began(tmp_path, 100)
+    await site.until(run_id, "Running")
+    site.worker.kill()
+    slurm_cluster.end_out_of_memory(job_id)
+    site.worker.start()
+    run = await site.end(run_id, 180)
+
+    assert run.state_name == "Completed", message(run)
+    assert len(site.slurm_jobs(run_id)) == 2
+
+
+@pytest.mark.slurm
+async def test_of_an_array_only_what_failed_runs_again(site: Site, tmp_path: Path) -> None:
+    script = f"""#!/bin/bash
+#SBATCH --array=0-4
+echo >> {tmp_path}/ran-$SLURM_ARRAY_TASK_ID
+[ $(wc -l < {tmp_path}/ran-$SLURM_ARRAY_TASK_ID) -gt $((SLURM_ARRAY_TASK_ID % 2)) ]
+"""
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed, retries={"attempts": 2, "on": ["failure"]})
+    run = await site.end(run_id)
+
+    assert run.state_name == "Completed", message(run)
+    assert [len((tmp_path / f"ran-{task}").read_text()) for task in range(5)] == [1, 2, 1, 2, 1]
+
+
+@pytest.mark.slurm
+async def test_a_run_that_waits_for_its_retry_can_be_cancelled(
+    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, hungry(tmp_path, 400)))
+    run_id = await site.start(deployed, retries=THREE)
+    await run_out(site, slurm_cluster, tmp_path, run_id, 100)
+    await site.until(run_id, "AwaitingRetry")
+    await site.cancel(run_id)
+    run = await site.end(run_id)
+
+    assert run.state_name == "Cancelled"
+    assert len(site.slurm_jobs(run_id)) == 1
+
+
+@pytest.mark.slurm
+async def test_a_flows_job_that_was_killed_for_its_memory_runs_again_with_more(
+    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    deployment = await deploy_flow(site, tmp_path, memory="1000M", retries={"attempts": 2})
+    run_id = await site.start(deployment, how="sleep", marker=str(tmp_path / "began"))
+
+    async def running() -> bool:
+        return (tmp_path / "began").exists()
+
+    await await_until(running, 90, "the flow")
+    [first] = site.submissions(run_id)
+    await asyncio.to_thread(slurm_cluster.end_out_of_memory, first.job_id or "")
+    (tmp_path / "began").unlink()
+    await await_until(running, 120, "the flow's second attempt")
+    [_, second] = site.submissions(run_id)
+    shown = slurm_cluster.run("squeue", "-h", "-j", second.job_id or "", "-o", "%m")
+    await site.cancel(run_id)
+
+    assert shown.strip() == "2000M"
+    assert (await site.end(run_id)).state_name == "Cancelled"
+    assert not await asyncio.to_thread(os.path.lexists, second.secret_path or "")
