@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,10 +19,11 @@ from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
+from jobbergate_flows.live import live_report
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
-from jobbergate_flows.slurm.output import tail
+from jobbergate_flows.slurm.output import OutputLine, tail
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
@@ -61,14 +63,24 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     """Follow a submitted flow's job to its end, and settle the run's state with it. Returns as `live` does."""
     logger = flow_run_logger(flow_run)
     follower = RunFollower(flow_run.id)
+    report = await live_report(session, job, flow_run)
 
     async def show(status: JobStatus) -> None:
         logger.info("Job %s: %s", job.job_id, status.message)
         if status.phase is Phase.PENDING:
             await follower.tell(state_for(status, job))
+        if report is not None:
+            report.tell(status)
 
-    status = await session.wait(job, on_status=show)
+    async def show_output(lines: Sequence[OutputLine]) -> None:
+        # Not in the run's logs: there the engine's own are.
+        if report is not None:
+            report.add_output(lines)
+
+    status = await session.wait(job, on_status=show, on_output=show_output)
     await follower.settle()
+    if report is not None:
+        await report.close()
     await session.remove_secret(job)
     run = await read_run(flow_run.id)
     if run is None:

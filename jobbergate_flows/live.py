@@ -13,19 +13,24 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from uuid import UUID
+
+from prefect.client.schemas.objects import FlowRun
 
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.live_page import LINES, LiveJob, LiveUsage, live_markdown, next_change, progress_of
-from jobbergate_flows.slurm.jobs import JobStatus, Phase
+from jobbergate_flows.settings import ReportSettings
+from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
+from jobbergate_flows.slurm.ledger import SubmissionKey
 from jobbergate_flows.slurm.output import OutputLine, with_task
+from jobbergate_flows.slurm.retries import RetryPolicy
+from jobbergate_flows.slurm.session import ClusterSession
 
 _logger = logging.getLogger(__name__)
 _CLOSING_SECONDS = 20.0
 PROGRESS = "progress"
 PAGE = "live"
 
-Outlook = Callable[[JobStatus], LiveJob]
-"""What is known of a job now, by its newest status."""
 ReadUsage = Callable[[JobStatus], Awaitable[LiveUsage | None]]
 """What the job uses now; None where nobody knows."""
 
@@ -49,25 +54,34 @@ class LiveReport:
     """The live pages of one job of a run.
 
     Args:
-        artifacts: Where they are shown.
-        outlook: Says what is known.
+        open_artifacts: Where they are shown; asked when there is something to show.
+        job: The job.
+        newest: Its newest status, where that is newer than the one told last: an estimated start changes often.
         read_usage: Says what it uses; None where there are no metrics.
         pace: How often.
+        attempt, attempts: Which of how many there may be; counted from 1.
     """
 
     def __init__(
         self,
-        artifacts: RunArtifacts,
-        outlook: Outlook,
+        open_artifacts: Callable[[], Awaitable[RunArtifacts]],
+        job: SlurmJob,
         *,
+        newest: Callable[[], JobStatus | None] = lambda: None,
         read_usage: ReadUsage | None = None,
         pace: LivePace | None = None,
+        attempt: int = 1,
+        attempts: int = 1,
     ) -> None:
-        self._artifacts = artifacts
-        self._outlook = outlook
+        self._open_artifacts = open_artifacts
+        self._artifacts: RunArtifacts | None = None
+        self._job = job
+        self._newest = newest
+        self._attempt, self._attempts = attempt, attempts
         self._read_usage = read_usage
         self._pace = pace or LivePace()
         self._status: JobStatus | None = None
+        self._limit: int | None = None
         self._lines: deque[str] = deque(maxlen=LINES)
         self._usage: LiveUsage | None = None
         self._usage_at = -float("inf")
@@ -109,8 +123,7 @@ class LiveReport:
     async def _wait(self) -> None:
         """Until something happened, what is shown differs by itself, or there is output and the pace allows it."""
         assert self._status is not None
-        outlook = self._outlook(self._status)
-        changes = next_change(outlook, datetime.now(UTC))
+        changes = next_change(self._known(), datetime.now(UTC))
         if self._status.phase is Phase.PENDING:
             changes = self._pace.estimate_seconds
         elif self._read_usage is not None:
@@ -134,17 +147,56 @@ class LiveReport:
         except Exception as error:
             _logger.info("What the job uses cannot be read now: %s", error)
 
-    async def _show(self) -> None:
+    def _known(self) -> LiveJob:
         assert self._status is not None
-        live = replace(self._outlook(self._status), usage=self._usage, lines=tuple(self._lines))
-        now = datetime.now(UTC)
+        status, newest = self._status, self._newest()
+        if newest is not None and not newest.final and not status.final:
+            status = newest
+        if status.final and self._limit is not None and status.time_limit is None:
+            # Accounting's rows have none.
+            status = replace(status, time_limit=self._limit)
+        self._limit = status.time_limit
+        return LiveJob(
+            self._job,
+            status,
+            usage=self._usage,
+            lines=tuple(self._lines),
+            attempt=self._attempt,
+            attempts=self._attempts,
+        )
+
+    async def _show(self) -> None:
+        live, now = self._known(), datetime.now(UTC)
         progress = progress_of(live, now)
         try:
+            if self._artifacts is None:
+                self._artifacts = await self._open_artifacts()
             await self._artifacts.show(PROGRESS, progress.percent, description=progress.words, kind="progress")
-            await self._artifacts.show(PAGE, live_markdown(live, now), description=self._status.message)
+            await self._artifacts.show(PAGE, live_markdown(live, now), description=live.status.message)
         except Exception as error:
             # What is shown is a service; the run itself tells its states in another way, again and again.
             _logger.warning("The live pages of the run are not current: %s", error)
+
+
+async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun | UUID | None) -> LiveReport | None:
+    """The live pages of a run's job; None outside of a run, and where the settings want none."""
+    settings = ReportSettings()
+    if flow_run is None or not settings.live:
+        return None
+    row = await asyncio.to_thread(session.ledger.get, job.key)
+    attempt, attempts, call = 1, 1, ""
+    if row is not None:
+        before = await session.ends_before(SubmissionKey(row.scope, row.call, row.attempt))
+        attempt, call = len(before) + 1, row.call
+        attempts = RetryPolicy.model_validate(row.retries).attempts if row.retries else 1
+    return LiveReport(
+        lambda: RunArtifacts.of(flow_run, job.key, call=call),
+        job,
+        newest=lambda: session.tracker.status_of(job.job_id),
+        pace=LivePace(settings.live_seconds, settings.usage_seconds),
+        attempt=attempt,
+        attempts=attempts,
+    )
 
 
 async def _first(*events: asyncio.Event) -> None:

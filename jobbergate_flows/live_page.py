@@ -39,22 +39,21 @@ class LiveJob:
     """All that is known of a job at a moment.
 
     Args:
-        time_limit: Of the job, where it has one.
-        estimated_start: Slurm's own guess, for a job that waits.
-        cpus: CPUs that it has.
         lines: The last lines of its output.
         attempt: Counted from 1, and `attempts` that there may be.
     """
 
     job: SlurmJob
     status: JobStatus
-    time_limit: timedelta | None = None
-    estimated_start: datetime | None = None
-    cpus: int | None = None
     usage: LiveUsage | None = None
     lines: Sequence[str] = ()
     attempt: int = 1
     attempts: int = 1
+
+    @property
+    def time_limit(self) -> timedelta | None:
+        """The job's, where it has one."""
+        return None if self.status.time_limit is None else timedelta(minutes=self.status.time_limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def progress_of(live: LiveJob, now: datetime) -> Progress:
         said = f"{ended} of {all_} tasks have ended"
         return Progress(round(percent, 1), f"{said}: {status.message}" if status.final else said)
     if status.phase is Phase.PENDING:
-        start = f"; starts at about {time_of(live.estimated_start)}" if live.estimated_start else ""
+        start = f"; starts at about {time_of(live.status.expected_start)}" if live.status.expected_start else ""
         return Progress(0.0, f"{status.message}{start}")
     elapsed = _elapsed(status, now)
     share = min(elapsed / live.time_limit, 1.0) if live.time_limit else 0.0
@@ -110,7 +109,7 @@ def live_markdown(live: LiveJob, now: datetime) -> str:
         "State": status.message,
         "Needs you": "It will not go on by itself." if status.needs_person else "",
         "Submitted": time_of(status.submit or job.submitted_at),
-        "Starts at about": time_of(live.estimated_start) if status.phase is Phase.PENDING else "",
+        "Starts at about": time_of(live.status.expected_start) if status.phase is Phase.PENDING else "",
         "Started": time_of(status.start) if status.phase is not Phase.PENDING else "",
         "Ended": time_of(status.end) if status.final else "",
         "Time": _time(live, now),
@@ -146,8 +145,8 @@ def _memory(usage: LiveUsage | None) -> str:
 def _cpus(live: LiveJob) -> str:
     usage = live.usage
     if usage is None or usage.cpus is None:
-        return str(live.cpus or "")
-    of = f" of {live.cpus}" if live.cpus else ""
+        return str(live.status.cpus or "")
+    of = f" of {live.status.cpus}" if live.status.cpus else ""
     return f"{usage.cpus:.1f} in use{of}{_at(usage)}"
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -42,6 +42,7 @@ from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
 from jobbergate_flows.job_task import job_task
+from jobbergate_flows.live import live_report
 from jobbergate_flows.results_page import results_markdown
 from jobbergate_flows.run_labels import label_run
 from jobbergate_flows.sessions import entered_session, session_for
@@ -165,6 +166,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     session = await session_for(cluster)
     logger = _logger()
     follower = RunFollower.here() if follow_state else None
+    report = await live_report(session, job, _flow_run())
     shown: JobStatus | None = None
 
     async def show_status(status: JobStatus) -> None:
@@ -174,8 +176,12 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
         shown = status
         if follower is not None and not status.final:
             await follower.tell(state_for(status, job))
+        if report is not None:
+            report.tell(status)
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
+        if report is not None:
+            report.add_output(lines)
         for line, said in zip(lines, with_task(lines), strict=True):
             logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
 
@@ -184,6 +190,8 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     finally:
         if follower is not None:
             await follower.settle()
+        if report is not None:
+            await report.close()
     if state_for(status).is_completed():
         return status
     return state_for(status, job, data=JobFailed(job, status))
@@ -421,9 +429,12 @@ def _outputs(job: SlurmJob) -> set[str]:
 
 
 async def _artifacts(job: SlurmJob, call: str) -> RunArtifacts:
+    return await RunArtifacts.of(_flow_run(), job.key, call=call)
+
+
+def _flow_run() -> FlowRun | UUID | None:
     context = FlowRunContext.get()
-    flow_run = context.flow_run if context is not None else None
-    return await RunArtifacts.of(flow_run or _flow_run_id(), job.key, call=call)
+    return (context.flow_run if context is not None else None) or _flow_run_id()
 
 
 def _flow_run_id() -> UUID | None:

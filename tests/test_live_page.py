@@ -20,7 +20,7 @@ def live(*states: str, limit: timedelta | None = LIMIT, more: dict[str, Any] | N
     rows = [
         JobRow(
             f"6_{task}" if array else "6", "6", state, "squeue", array_task_id=task if array else None,
-            **({"start": BEGAN, "submit": BEGAN} | row),
+            **({"start": BEGAN, "submit": BEGAN, "time_limit": limit and limit // timedelta(minutes=1)} | row),
         )
         for task, state in enumerate(states)
     ]  # fmt: skip
@@ -30,7 +30,7 @@ def live(*states: str, limit: timedelta | None = LIMIT, more: dict[str, Any] | N
         cluster="hpc", job_id="6", key="k", name="study", user="me", directory="/scratch", standard_output=None,
         standard_error=None, submitted_at=BEGAN, array=array,
     )  # fmt: skip
-    return LiveJob(job, status, time_limit=limit, **(more or {}))
+    return LiveJob(job, status, **(more or {}))
 
 
 def after(minutes: float) -> datetime:
@@ -38,7 +38,7 @@ def after(minutes: float) -> datetime:
 
 
 def test_a_waiting_job_is_at_zero_and_says_why_and_when_it_may_start() -> None:
-    waiting = live("PENDING", start=None, reason="Resources", more={"estimated_start": after(30)})
+    waiting = live("PENDING", start=None, reason="Resources", expected_start=after(30))
 
     shown = progress_of(waiting, after(5))
 
@@ -104,7 +104,7 @@ def test_a_completed_job_is_done_and_another_end_stays_where_it_was() -> None:
 def test_the_page_says_what_squeue_and_tail_would() -> None:
     usage = LiveUsage(memory=3 << 30, memory_limit=8 << 30, cpus=3.97, at=after(59))
     running = live(
-        "RUNNING", nodes="node[1-2]", more={"usage": usage, "cpus": 4, "lines": [f"step {n}" for n in range(50)]}
+        "RUNNING", nodes="node[1-2]", cpus=4, more={"usage": usage, "lines": [f"step {n}" for n in range(50)]}
     )
 
     page = live_markdown(running, after(60))
