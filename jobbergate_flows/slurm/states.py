@@ -172,6 +172,10 @@ def summarize(
         start=min((row.start for row, _ in known if row.start), default=None),
         end=max((row.end for row, _ in known if row.end), default=None) if final else None,
         nodes=row.nodes,
+        expected_start=min((row.expected_start for row, _ in known if row.expected_start), default=None),
+        time_limit=row.time_limit,
+        node_count=row.node_count,
+        cpus=row.cpus,
         rows=tuple(rows),
     )
 
