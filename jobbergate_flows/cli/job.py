@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from jobbergate_flows.cli.cluster import Access
 from jobbergate_flows.cli.exits import say
 from jobbergate_flows.cli.terminal import print_fields, print_json, print_table, progress, shortened
 
@@ -69,6 +70,34 @@ def show(job: Word, as_json: AsJson = False) -> None:
         print_json(content)
         return
     print_fields(shown.as_json() | accounting)
+
+
+@commands.command()
+def efficiency(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|KEY", help="The job's id or its key, or an array task's id (123_4).", show_default=False
+        ),
+    ],
+    cluster: Access = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Show how much a job used of what it asked for, and what to ask for the next time.
+
+    Also of jobs that were not submitted from here: --cluster then says where they are.
+    """
+    from jobbergate_flows.cli.efficiency import print_report, read_records
+    from jobbergate_flows.metrics.efficiency import efficiency as assess
+    from jobbergate_flows.metrics.report import efficiency_json
+    from jobbergate_flows.slurm.ledger import Ledger
+
+    with progress("Asking accounting"):
+        report = assess(read_records(Ledger.open(), job, cluster))
+    if as_json:
+        print_json(efficiency_json(report))
+    else:
+        print_report(report)
 
 
 @commands.command()

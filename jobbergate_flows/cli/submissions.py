@@ -71,14 +71,7 @@ def find(ledger: Ledger, word: str) -> Submission:
     Raises:
         JobNotFound: There is none, or several clusters have a job of that id.
     """
-    by_key = ledger.get(word)
-    if by_key is not None:
-        return by_key
-    found: dict[str, Submission] = {}
-    for row in ledger.recent(limit=_SEARCHED):
-        if row.job_id == word:
-            # Newest first: Slurm reuses ids.
-            found.setdefault(row.cluster, row)
+    found = {row.cluster: row for row in matching(ledger, word)}
     if not found:
         raise JobNotFound(
             f"no job {word} was submitted from here", hint="`jobbergate-flows job list` shows those that were"
@@ -87,6 +80,19 @@ def find(ledger: Ledger, word: str) -> Submission:
         keys = ", ".join(f"{row.key} ({cluster})" for cluster, row in found.items())
         raise JobNotFound(f"several clusters have a job {word}", hint=f"give its key: {keys}")
     return next(iter(found.values()))
+
+
+def matching(ledger: Ledger, word: str) -> list[Submission]:
+    """The submission with that key, or the newest of each cluster with that job id; perhaps none."""
+    by_key = ledger.get(word)
+    if by_key is not None:
+        return [by_key]
+    found: dict[str, Submission] = {}
+    for row in ledger.recent(limit=_SEARCHED):
+        if row.job_id == word:
+            # Newest first: Slurm reuses ids.
+            found.setdefault(row.cluster, row)
+    return list(found.values())
 
 
 def find_job(ledger: Ledger, word: str) -> tuple[Submission, SlurmJob]:

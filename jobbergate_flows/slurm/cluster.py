@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from jobbergate_flows.slurm.jobs import JobRow, Observation
+from jobbergate_flows.slurm.steps import JobRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,23 @@ class Cluster(Protocol):
 
     async def details(self, job_id: str, *, since: datetime) -> JobDetails:
         """Names, times and resources of an ended job, for its summary. Empty where accounting has none."""
+
+    async def steps(self, job_id: str, *, since: datetime | None = None) -> list[JobRecord]:
+        """What accounting has of a job, or of all tasks of an array, with its steps; empty where it has none.
+
+        Args:
+            job_id: Of a job, an array, or one array task ("123_4").
+            since: When it was submitted: the job's earlier lives (requeues) are then there as well, oldest first. None:
+                only the last life of the newest job of that id.
+        """
+
+    async def estimated_starts(self, job_ids: Sequence[str]) -> dict[str, datetime]:
+        """When Slurm thinks to start pending jobs. Its backfill scheduler guesses that, some time after a submission.
+
+        Returns:
+            Job id -> time, without the jobs that it has made no guess for, and without times that have passed. Of an
+            array Slurm names the last of the tasks that it has planned: the next one begins before.
+        """
 
     async def check_directory(self, directory: str) -> None:
         """Raise `DirectoryRefused` unless the directory is absolute, exists and is writable by the user."""

@@ -21,6 +21,7 @@ from jobbergate_flows.slurm.commands import (
     Sacct,
     SacctDetails,
     SacctFind,
+    SacctSteps,
     Sbatch,
     Scancel,
     ShowConfig,
@@ -34,6 +35,7 @@ from jobbergate_flows.slurm.door import Door
 from jobbergate_flows.slurm.errors import AnswerUntrue, ClusterUnreachable, SubmissionAmbiguous
 from jobbergate_flows.slurm.jobs import Absent, JobRow, Known, Observation, Unreachable
 from jobbergate_flows.slurm.states import MEANINGS, Finality
+from jobbergate_flows.slurm.steps import JobRecord
 
 QUERY_SECONDS = 30.0
 _SLACK = timedelta(minutes=10)
@@ -156,6 +158,21 @@ class CommandCluster:
         """See `Cluster.details`."""
         command = SacctDetails(job_id, since, self._clusters)
         return command.parse(await self._ask(command))
+
+    async def steps(self, job_id: str, *, since: datetime | None = None) -> list[JobRecord]:
+        """See `Cluster.steps`."""
+        command = SacctSteps(job_id, since, self._clusters)
+        return command.parse(await self._ask(command))
+
+    async def estimated_starts(self, job_ids: Sequence[str]) -> dict[str, datetime]:
+        """See `Cluster.estimated_starts`."""
+        starts: dict[str, datetime] = {}
+        for first in range(0, len(job_ids), BATCH):
+            squeue = Squeue(job_ids[first : first + BATCH], self._clusters)
+            for row in squeue.parse(await self._ask(squeue)):
+                if (start := row.expected_start) is not None and start > datetime.now(UTC):
+                    starts[row.array_job_id] = min(start, starts.get(row.array_job_id, start))
+        return starts
 
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
@@ -286,7 +303,9 @@ class CommandCluster:
             return Finding(command, False, error.message, error.hint)
         return Finding(command, result.returncode == 0, result.words)
 
-    async def _ask(self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | ShowConfig) -> CommandResult:
+    async def _ask(
+        self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | SacctSteps | ShowConfig
+    ) -> CommandResult:
         return await self._watching.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
 
     async def _controller_memory(self) -> timedelta:

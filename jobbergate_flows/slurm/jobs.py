@@ -58,7 +58,9 @@ class JobRow:
     """One job or one array task, as one of Slurm's commands shows it.
 
     `job_id` is `123`, or `123_4` for an array task. `state` is Slurm's own word (`CANCELLED by 1001` keeps its
-    number in `cancelled_by`). Times are aware (UTC).
+    number in `cancelled_by`). Times are aware (UTC). The last four are squeue's and the local cluster's only:
+    `expected_start` is when Slurm thinks to start a pending job, or its `--begin`; `time_limit` is in minutes, None for
+    none; `node_count` and `cpus` are what it has, or asks for.
     """
 
     job_id: str
@@ -74,6 +76,11 @@ class JobRow:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str | None = None
+    # It moves with every look of Slurm's backfill scheduler: that alone is no change of the job.
+    expected_start: datetime | None = field(default=None, compare=False)
+    time_limit: int | None = None
+    node_count: int | None = None
+    cpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,8 @@ class JobStatus:
 
     `name` is the name of the state for people (`Queued`, `Running`, `OutOfMemory`, `TimedOut`, ...); `message` one
     line with Slurm's reason, exit code and, for an array, the count of states. `needs_person` says that the job
-    will not go on by itself (held, dependency never satisfied).
+    will not go on by itself (held, dependency never satisfied). `expected_start` is the earliest that Slurm
+    names for a pending task; `time_limit` (minutes), `node_count` and `cpus` are one task's, as in `JobRow`.
     """
 
     phase: Phase
@@ -131,6 +139,11 @@ class JobStatus:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str | None = None
+    # It moves with every look of Slurm's backfill scheduler: that alone is no change of the job.
+    expected_start: datetime | None = field(default=None, compare=False)
+    time_limit: int | None = None
+    node_count: int | None = None
+    cpus: int | None = None
     rows: tuple[JobRow, ...] = field(default=())
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import math
 import os
 import platform
 import subprocess
@@ -37,6 +38,7 @@ from jobbergate_flows.slurm.errors import SubmissionAmbiguous, SubmissionRefused
 from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, Known, Observation
 from jobbergate_flows.slurm.options import resources_of
 from jobbergate_flows.slurm.paths import output_paths
+from jobbergate_flows.slurm.steps import JobRecord, StepRecord
 
 MAX_ARRAY_SIZE = 1001
 """As Slurm's MaxArraySize by default: task numbers are smaller."""
@@ -89,6 +91,14 @@ class LocalCluster:
     async def details(self, job_id: str, *, since: datetime) -> JobDetails:
         """See `Cluster.details`; there is no accounting."""
         return JobDetails({"User": self.user, "NodeList": platform.node()})
+
+    async def steps(self, job_id: str, *, since: datetime | None = None) -> list[JobRecord]:
+        """See `Cluster.steps`: the script is the only step, and what it used is known when it has ended."""
+        return await asyncio.to_thread(self._records, job_id)
+
+    async def estimated_starts(self, job_ids: Sequence[str]) -> dict[str, datetime]:
+        """See `Cluster.estimated_starts`: nobody knows."""
+        return {}
 
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
@@ -240,6 +250,18 @@ class LocalCluster:
         entries = state["tasks"] if state else {}
         return Known(tuple(_row(job_id, job, task, entries, lost) for task in job["tasks"]))
 
+    def _records(self, word: str) -> list[JobRecord]:
+        job_id, _, task = word.partition("_")
+        observed = self._observe(job_id)
+        rows = observed.rows if isinstance(observed, Known) else ()
+        state = self._read_json(self._root / job_id / "state.json") if rows else None
+        entries = state["tasks"] if state else {}
+        return [
+            _record(row, entries.get("" if row.array_task_id is None else str(row.array_task_id), {}))
+            for row in rows
+            if not task or row.job_id == word
+        ]
+
     def _find(self, job_name: str) -> list[FoundJob]:
         found = []
         for folder in self._root.glob("[0-9]*"):
@@ -289,7 +311,26 @@ def _row(job_id: str, job: Mapping[str, Any], task: int | None, entries: Mapping
         start=datetime.fromtimestamp(entry["start"], UTC) if "start" in entry else None,
         end=datetime.fromtimestamp(entry["end"], UTC) if "end" in entry else None,
         nodes=platform.node() if "start" in entry else None,
+        time_limit=math.ceil(job["limit"] / 60) if job["limit"] else None,
+        node_count=1,
+        cpus=int(job["environment"]["SLURM_NTASKS"]) * int(job["environment"]["SLURM_CPUS_PER_TASK"]),
     )
+
+
+def _record(row: JobRow, entry: Mapping[str, Any]) -> JobRecord:
+    until = row.end or datetime.now(UTC)
+    elapsed = int((until - row.start).total_seconds()) if row.start else 0
+    user, system = entry.get("cpu", (None, None))
+    step = StepRecord(
+        "batch", row.state, start=row.start, end=row.end, elapsed=elapsed, cpus=row.cpus or 0, nodes=1, tasks=1,
+        total_cpu=None if user is None else user + system, user_cpu=user, system_cpu=system,
+        max_rss=entry.get("max_rss"), max_rss_node=row.nodes,
+    )  # fmt: skip
+    return JobRecord(
+        row.job_id, row.job_id, row.state, row.exit_code, submit=row.submit, eligible=row.submit, start=row.start,
+        end=row.end, elapsed=elapsed, time_limit=row.time_limit, cpus=row.cpus or 0, nodes=1,
+        steps=(step,) if row.start else (),
+    )  # fmt: skip
 
 
 def _is_running(state: Mapping[str, Any]) -> bool:

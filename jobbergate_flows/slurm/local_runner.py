@@ -108,7 +108,7 @@ class _Task:
 
     def look(self) -> bool:
         """Whether it is over; it is brought to its end when its time is up."""
-        code = self.process.poll()
+        code = self.poll()
         if code is None:
             now = time.monotonic()
             if self.deadline is not None and now > self.deadline:
@@ -122,6 +122,16 @@ class _Task:
         self.entry["code"], self.entry["signal"] = (code, 0) if code >= 0 else (0, -code)
         self.entry |= self.ending
         return True
+
+    def poll(self) -> int | None:
+        """The exit code once it is over, with what it and its children used: CPU seconds, and bytes of the largest."""
+        # The kernel counts this program's own memory, until the script is executed, as the script's.
+        pid, status, used = os.wait4(self.process.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        self.entry |= {"cpu": (used.ru_utime, used.ru_stime), "max_rss": used.ru_maxrss * 1024}
+        return self.process.returncode
 
     def end(self, state: str, **more: Any) -> None:
         """SIGTERM now, and SIGKILL a few seconds later; the first cause of several counts."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, Phase
+from jobbergate_flows.slurm.reasons import explain, needs_person
 
 ABSENCE_SECONDS = 300.0
 """So long must a job that Slurm may requeue be gone from squeue before a state such as NODE_FAIL is its end."""
@@ -88,14 +89,6 @@ MEANINGS: Mapping[str, StateMeaning] = {
     "REVOKED": _perhaps_ended("Revoked"),
 }
 
-# Reasons of a pending job that no time will mend.
-_STUCK_REASONS = {
-    "DependencyNeverSatisfied",
-    "JobHeldUser",
-    "JobHeldAdmin",
-    "JobHoldMaxRequeue",
-}
-
 # Worst first: the order in which an array's tasks decide for the whole.
 _WORST = (Phase.CRASHED, Phase.FAILED, Phase.CANCELLED, Phase.COMPLETED)
 
@@ -109,7 +102,7 @@ def classify(row: JobRow, *, requeue: bool = True) -> StateMeaning | None:
     meaning = MEANINGS.get(row.state)
     if meaning is None:
         return None
-    if meaning is _QUEUED and row.reason in _STUCK_REASONS:
+    if meaning is _QUEUED and needs_person(row.reason):
         return _HELD
     if row.state == "COMPLETED" and row.exit_code is not None and str(row.exit_code) != "0:0":
         return MEANINGS["FAILED"]
@@ -163,7 +156,7 @@ def summarize(
     message = _message(row, meaning, users or {})
     if row.array_task_id is not None or len(rows) > 1:
         message = f"{len(rows)} {'task' if len(rows) == 1 else 'tasks'}: {_counts(rows)}" + (
-            f"; {message}" if final else ""
+            f"; {message}" if final or phase is Phase.PENDING else ""
         )
     return JobStatus(
         phase=phase,
@@ -179,6 +172,10 @@ def summarize(
         start=min((row.start for row, _ in known if row.start), default=None),
         end=max((row.end for row, _ in known if row.end), default=None) if final else None,
         nodes=row.nodes,
+        expected_start=min((row.expected_start for row, _ in known if row.expected_start), default=None),
+        time_limit=row.time_limit,
+        node_count=row.node_count,
+        cpus=row.cpus,
         rows=tuple(rows),
     )
 
@@ -197,7 +194,7 @@ def _deciding(known: Sequence[tuple[JobRow, StateMeaning]], final: bool) -> tupl
 
 
 def _message(row: JobRow, meaning: StateMeaning, users: Mapping[int, str]) -> str:
-    reason = row.reason if row.reason and row.reason != "None" else None
+    reason = explain(row.reason) if row.reason and row.reason != "None" else None
     match meaning.name:
         case "Queued" | "Held":
             return f"Pending: {reason or ('not scheduled yet' if row.state == 'PENDING' else row.state)}"

@@ -1,4 +1,4 @@
-"""What sbatch's values amount to, so that they can be compared."""
+"""What sbatch's values amount to, so that they can be compared; and amounts as people, and sbatch, read them."""
 
 from __future__ import annotations
 
@@ -84,3 +84,20 @@ def gpu_count(text: str) -> int:
     if match is None:
         raise ValueError(f"{text!r} is no number of GPUs, such as 2 or a100:2")
     return int(match[1])
+
+
+def size_text(size: float) -> str:
+    """Bytes as people read them: `3.1 GiB`, `512 MiB`, `12 KiB`."""
+    for unit, scale in (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2)):
+        if size >= scale:
+            amount = size / scale
+            return f"{amount:.1f}".removesuffix(".0") + f" {unit}" if amount < 100 else f"{amount:.0f} {unit}"
+    return f"{size / 1024:.0f} KiB"
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as Slurm prints and takes them: `02:03:04`, `1-02:03:04`."""
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    return (f"{days}-" if days else "") + f"{hours:02}:{minutes:02}:{left:02}"

@@ -179,6 +179,22 @@ def test_the_end_of_the_output_is_printed(tmp_path: Path, jobs: Path) -> None:
     assert run("job", "logs", "1", "-n", "0").out == ""
 
 
+def test_the_efficiency_of_an_ended_job_is_told_by_its_id_and_its_key(tmp_path: Path, jobs: Path) -> None:
+    folder = application(tmp_path / "app", "exit $SLURM_ARRAY_TASK_ID")
+    run_locally(folder, jobs, "--sbatch=--array=0-1")
+    key = json.loads(run("job", "show", "1", "--json").out)["key"]
+
+    by_id, by_key, task = (run("job", "efficiency", word, "--json") for word in ("1", key, "1_1"))
+    shown = run("job", "efficiency", "1")
+
+    assert json.loads(by_id.out) == json.loads(by_key.out)
+    assert [job["state"] for job in json.loads(by_id.out)["jobs"]] == ["COMPLETED", "FAILED"]
+    assert [job["job_id"] for job in json.loads(task.out)["jobs"]] == ["1_1"]
+    assert "not known: too short to be measured" in shown.out
+    assert run("job", "efficiency", "nothing").code == 3
+    assert "accounting has no job 77" in run("job", "efficiency", "77", "--cluster=local").err
+
+
 def test_cancelling_a_job_that_has_ended_says_so(tmp_path: Path, jobs: Path) -> None:
     run_locally(application(tmp_path / "app", "echo"), jobs)
 

@@ -18,7 +18,7 @@ from jobbergate_flows.slurm.door import OwnAccountDoor
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionRefused
 from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, JobStatus, Known, Observation, Unreachable
 from jobbergate_flows.slurm.states import summarize
-from tests.cluster.slurm import SlurmCluster
+from tests.cluster.slurm import CPUS, SlurmCluster
 from tests.cluster.waiting import await_until
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -265,6 +265,37 @@ async def test_a_job_is_followed_from_the_queue_to_its_exit_code(site: Site) -> 
     assert ended.end is not None
     details = (await site.cluster.details(job_id, since=site.since)).fields
     assert (details["JobID"], details["User"], details["State"]) == (job_id, "root", "FAILED")
+
+
+async def test_a_running_job_shows_what_it_has(site: Site) -> None:
+    job_id = await site.submit("sleep 300", "--time=7", "--ntasks=3")
+
+    running = await site.reach(job_id, lambda status: status.name == "Running")
+
+    assert (running.time_limit, running.node_count, running.cpus, running.expected_start) == (7, 1, 3, None)
+
+
+async def test_pending_jobs_begin_when_slurm_thinks_that_the_ones_before_have_ended(site: Site) -> None:
+    running = await site.submit("sleep 300", f"--ntasks={CPUS}", "--time=10")
+    started = (await site.reach(running, lambda status: status.name == "Running")).start
+    waiting = await site.submit("true", f"--ntasks={CPUS}", "--time=10")
+    array = await site.submit("true", f"--ntasks={CPUS}", "--time=10", "--array=0-1")
+    held = await site.submit("true", "--hold")
+    asked = [running, waiting, array, held, "99999"]
+
+    async def planned() -> dict[str, datetime] | None:
+        starts = await site.cluster.estimated_starts(asked)
+        return starts if {waiting, array} <= starts.keys() else None
+
+    starts = await await_until(planned, 90, "the backfill scheduler's plan", 0.5)
+
+    assert starts is not None
+    assert started is not None
+    assert set(starts) == {waiting, array}
+    # The planner counts in steps of a minute and a half at most.
+    assert timedelta(0) <= starts[waiting] - (started + timedelta(minutes=10)) < timedelta(seconds=90)
+    assert starts[array] >= starts[waiting] + timedelta(minutes=10)
+    assert (await site.reach(waiting, lambda status: True)).expected_start == starts[waiting]
 
 
 async def test_a_job_starts_in_an_environment_of_its_own(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

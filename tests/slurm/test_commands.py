@@ -12,6 +12,7 @@ from jobbergate_flows.slurm.commands import (
     Sacct,
     SacctDetails,
     SacctFind,
+    SacctSteps,
     Sbatch,
     Scancel,
     ShowConfig,
@@ -46,10 +47,13 @@ def test_squeue_shows_what_is_alive_and_what_ended_a_moment_ago() -> None:
     rows = by_id(Squeue(["48"]).parse(recorded("squeue")))
 
     assert rows["52"] == JobRow(
-        "52", "52", "RUNNING", "squeue", user_id=0, submit=SINCE, start=SINCE, nodes="node1"
+        "52", "52", "RUNNING", "squeue", user_id=0, submit=SINCE, start=SINCE, nodes="node1", time_limit=60,
+        node_count=1, cpus=1,
     )  # fmt: skip
     assert rows["57"].reason == "BeginTime"
-    assert rows["57"].start is None
+    assert (rows["57"].start, rows["57"].expected_start) == (None, datetime.fromtimestamp(1795249740, UTC))
+    assert (rows["52"].expected_start, rows["56"].expected_start) == (None, None)
+    assert (rows["60"].node_count, rows["60"].cpus) == (5, 5)
     assert rows["51"].state == "TIMEOUT"
     assert rows["51"].end == datetime.fromtimestamp(1795246228, UTC)
     assert rows["58"].reason == "DependencyNeverSatisfied"
@@ -68,9 +72,32 @@ def test_the_pending_tasks_of_an_array_are_rows_of_their_own() -> None:
 
 
 def test_a_task_list_that_was_cut_off_leaves_one_row_that_has_not_ended() -> None:
-    (row,) = Squeue(["6"]).parse(CommandResult("6_[1,3,5...]|6|1,3,5...|PENDING|0|1|N/A|N/A||Priority\n", "", 0))
+    (row,) = Squeue(["6"]).parse(
+        CommandResult("6_[1,3,5...]|6|1,3,5...|PENDING|0|1|N/A|N/A||1:00|1|1|Priority\n", "", 0)
+    )
 
     assert (row.job_id, row.array_task_id, row.state) == ("6", None, "PENDING")
+
+
+@pytest.mark.parametrize(
+    ("printed", "minutes"),
+    [("1:00", 1), ("0:30", 1), ("1:00:00", 60), ("1-12:00:00", 2160), ("UNLIMITED", None), ("INVALID", None),
+     ("NOT_SET", None)],
+)  # fmt: skip
+def test_the_time_limit_is_in_whole_minutes(printed: str, minutes: int | None) -> None:
+    (row,) = Squeue(["6"]).parse(CommandResult(f"6|6|N/A|RUNNING|0|1|2|3|node1|{printed}|1|1|None\n", "", 0))
+
+    assert row.time_limit == minutes
+
+
+def test_a_start_that_slurm_expects_at_another_time_is_no_change_of_the_job() -> None:
+    one, other = (
+        Squeue(["6"]).parse(CommandResult(f"6|6|N/A|PENDING|0|1|{start}|N/A||1:00|1|1|Priority\n", "", 0))
+        for start in (1795246140, 1795246141)
+    )
+
+    assert one[0].expected_start != other[0].expected_start
+    assert one == other
 
 
 def test_a_single_forgotten_job_is_absent_and_so_are_two() -> None:
@@ -133,7 +160,9 @@ def test_the_states_of_later_versions_are_words_like_any_other() -> None:
 def test_an_accounting_that_is_down_says_nothing_of_any_job() -> None:
     down = recorded("sacct-no-slurmdbd")
 
-    for command in (Sacct(["48"], SINCE), SacctFind("ok", "root", SINCE), SacctDetails("48", SINCE)):
+    for command in (
+        Sacct(["48"], SINCE), SacctFind("ok", "root", SINCE), SacctDetails("48", SINCE), SacctSteps("48", SINCE),
+    ):  # fmt: skip
         with pytest.raises(ClusterUnreachable, match="Connection refused"):
             command.parse(down)
 
@@ -177,6 +206,89 @@ def test_details_are_the_jobs_with_its_largest_step() -> None:
     assert details["Partition"] == "debug"
     assert details["MaxRSS"] == "4380K"
     assert SacctDetails("4711", SINCE).parse(recorded("sacct-none")).fields == {}
+
+
+def test_steps_are_with_their_job_in_numbers_without_units() -> None:
+    records = {record.job_id: record for record in SacctSteps("1", SINCE).parse(recorded("sacct-steps"))}
+    job = records["2"]
+    batch, first, second = job.steps
+
+    assert (job.state, str(job.exit_code), job.elapsed, job.time_limit) == ("COMPLETED", "0:0", 11, 10)
+    assert (job.cpus, job.nodes, job.total_cpu, job.energy) == (2, 1, 4.014, None)
+    assert job.requested == job.allocated == {"billing": 2, "cpu": 2, "mem": 600 * 1024**2, "node": 1}
+    assert (job.submit, job.start) == tuple(datetime.fromtimestamp(at, UTC) for at in (1795263768, 1795263771))
+    assert [step.step_id for step in job.steps] == ["batch", "0", "1"]
+    assert (batch.tasks, batch.cpus, batch.user_cpu, batch.system_cpu) == (1, 2, 0.006, 0.014)
+    assert (first.start, first.end, first.elapsed) == (batch.start, second.start, 5)
+    assert (second.tasks, second.total_cpu) == (2, 2.758)
+    assert (second.max_rss, second.max_rss_node, second.max_rss_task) == (71155712, "node1", 0)
+    assert (second.average_rss, second.usage_total["mem"], second.usage_max["mem"]) == (71124992, 142249984, 71155712)
+    assert (second.usage_total["cpu"], second.usage_average["cpu"]) == (2, 1)
+
+
+def test_the_lives_of_a_requeued_job_each_have_their_steps() -> None:
+    lives = [record for record in SacctSteps("6", SINCE).parse(recorded("sacct-steps")) if record.job_id == "6"]
+
+    assert [(life.state, life.elapsed, [step.state for step in life.steps]) for life in lives] == [
+        ("REQUEUED", 2, ["CANCELLED"]),
+        ("FAILED", 0, ["CANCELLED"]),
+    ]
+    assert lives[1].submit == lives[0].end
+
+
+def test_array_tasks_are_jobs_of_their_own_in_accounting_too() -> None:
+    records = {record.job_id: record for record in SacctSteps("5", SINCE).parse(recorded("sacct-steps"))}
+
+    assert (records["5_0"].raw_id, records["5_0"].state, records["5_1"].state) == ("10", "COMPLETED", "FAILED")
+    assert records["5_0"].steps[0].max_rss == 32190464
+    assert [records[f"9_{task}"].state for task in (3, 4, 5)] == ["PENDING"] * 3
+
+
+def test_what_accounting_does_not_know_is_none() -> None:
+    records = {record.job_id: record for record in SacctSteps("4", SINCE).parse(recorded("sacct-steps"))}
+
+    assert (records["4"].steps[0].max_rss, records["4"].steps[0].usage_total) == (None, {"energy": 0})
+    assert (records["8"].state, records["8"].end, records["8"].steps[0].max_rss) == ("RUNNING", None, None)
+    assert (records["7"].state, records["7"].time_limit, records["7"].allocated) == ("CANCELLED", None, {})
+
+
+@pytest.mark.parametrize(
+    ("printed", "seconds"),
+    [("00:00.001", 0.001), ("01:02.500", 62.5), ("00:01:02", 62), ("02:03:04", 7384), ("1-02:03:04", 93784),
+     ("INVALID", None), ("", None)],
+)  # fmt: skip
+def test_cpu_times_are_seconds(printed: str, seconds: float | None) -> None:
+    fields = recorded("sacct-steps").stdout.splitlines()[0].split("|")
+    fields[15] = printed
+
+    (record,) = SacctSteps("1").parse(CommandResult("|".join(fields) + "\n", "", 0))
+
+    assert record.total_cpu == seconds
+
+
+def test_units_and_gpus_of_other_sites_and_versions_are_read_too() -> None:
+    fields = recorded("sacct-steps").stdout.splitlines()[1].split("|")
+    job = recorded("sacct-steps").stdout.splitlines()[0].split("|")
+    job[14] = "billing=8,cpu=8,gres/gpu:a100=2,gres/gpu=2,mem=1.50G,node=1"
+    fields[18], fields[22] = "4380K", "cpu=00:00:01,gres/gpumem=800M,gres/gpuutil=93,mem=4380K"
+
+    (record,) = SacctSteps("1").parse(CommandResult(f"{'|'.join(job)}\n{'|'.join(fields)}\n", "", 0))
+
+    assert record.allocated["mem"] == 1.5 * 1024**3
+    assert record.allocated["gres/gpu"] == 2
+    assert record.steps[0].max_rss == 4380 * 1024
+    assert record.steps[0].usage_max == {
+        "cpu": 1, "gres/gpumem": 800 * 1024**2, "gres/gpuutil": 93, "mem": 4380 * 1024,
+    }  # fmt: skip
+
+
+def test_steps_are_asked_for_without_free_text_and_with_earlier_lives_where_their_time_is_known() -> None:
+    known, unknown = SacctSteps("48", SINCE).arguments(), SacctSteps("48_1").arguments()
+
+    assert {"-D", "--noconvert", f"--starttime=uts{1795246140 - 600}", "--jobs=48"} <= set(known)
+    assert "-D" not in unknown
+    assert not any("starttime" in argument for argument in unknown)
+    assert not any("Name" in argument or "Line" in argument or "Comment" in argument for argument in known)
 
 
 def test_sbatch_is_told_who_the_job_is_and_reads_the_script_from_its_input() -> None:

@@ -17,6 +17,7 @@ from jobbergate_flows.slurm.commands import (
     Sacct,
     SacctDetails,
     SacctFind,
+    SacctSteps,
     Sbatch,
     Scancel,
     ShowConfig,
@@ -35,6 +36,8 @@ WORDS = st.sampled_from([
     "²", "٣", "Ⅷ", "node[1-3]", "", "\x1f", "(null)", "1K", "K", "1.5G",
 ])  # fmt: skip
 LINES = st.lists(WORDS | st.text(max_size=8), max_size=24).map("|".join) | st.lists(WORDS, max_size=24).map("\x1f".join)
+# As many as the commands with the most columns print.
+LINES |= st.sampled_from([13, 26]).flatmap(lambda n: st.lists(WORDS, min_size=n, max_size=n)).map("|".join)
 RESULTS = st.builds(
     CommandResult,
     stdout=st.lists(LINES, max_size=4).map("\n".join) | WORDS | st.text(),
@@ -47,6 +50,7 @@ PARSERS: list[Callable[[CommandResult], Any]] = [
     Sacct(["6"], WHEN).parse,
     SacctFind("name", "me", WHEN, Witness("1", "witness", WHEN)).parse,
     SacctDetails("6", WHEN).parse,
+    SacctSteps("6", WHEN).parse,
     Sbatch(SubmitRequest("#!/bin/sh\n", (), "name", "key", "/")).parse,
     Scancel(["6"]).parse,
     ShowConfig().parse,

@@ -221,6 +221,38 @@ def test_a_process_that_nobody_has_waited_for_yet_is_over() -> None:
         assert process.returncode is None
 
 
+async def test_what_the_script_and_its_children_used_is_known_once_it_has_ended(
+    cluster: LocalCluster, work: Path
+) -> None:
+    using = "import time\nmemory = bytearray(100 << 20)\nwhile time.process_time() < 0.3: pass"
+    job_id = await submit(cluster, work, f"{sys.executable} -c '{using}'; until [ -e go ]; do sleep 0.05; done", "-t5")
+    await reach(cluster, job_id, lambda status: status.name == "Running")
+    [running] = await cluster.steps(job_id)
+    (work / "go").touch()
+    await end(cluster, job_id)
+
+    [record] = await cluster.steps(job_id)
+
+    assert (running.state, running.end, running.steps[0].total_cpu) == ("RUNNING", None, None)
+    assert (record.state, record.time_limit, record.cpus, record.allocated) == ("COMPLETED", 5, 1, {})
+    [step] = record.steps
+    assert step.total_cpu is not None
+    assert step.max_rss is not None
+    assert 0.3 <= step.total_cpu < 30
+    assert 100 << 20 <= step.max_rss < 400 << 20
+
+
+async def test_each_task_of_an_array_has_its_own_use(cluster: LocalCluster, work: Path) -> None:
+    job_id = await submit(cluster, work, "exit $SLURM_ARRAY_TASK_ID", "--array=0-2", "--cpus-per-task=2")
+    await end(cluster, job_id)
+
+    assert [record.job_id for record in await cluster.steps(job_id)] == [f"{job_id}_{task}" for task in range(3)]
+    [one] = await cluster.steps(f"{job_id}_2")
+    assert (one.state, str(one.exit_code), one.cpus, len(one.steps)) == ("FAILED", "2:0", 2, 1)
+    assert await cluster.steps("4711") == []
+    assert await cluster.estimated_starts([job_id]) == {}
+
+
 async def test_an_id_is_never_given_twice(cluster: LocalCluster, work: Path, tmp_path: Path) -> None:
     assert await submit(cluster, work, "") == "1"
     # As after a death between the folder and the count.

@@ -25,11 +25,25 @@ def status(*rows: JobRow, **known: Any) -> JobStatus:
 @pytest.mark.parametrize(
     ("given", "phase", "name", "message", "final"),
     [
-        (row("PENDING", reason="Resources"), Phase.PENDING, "Queued", "Pending: Resources", False),
+        (
+            row("PENDING", reason="Resources"),
+            Phase.PENDING,
+            "Queued",
+            "Pending: waiting for free nodes (Resources)",
+            False,
+        ),
         (row("PENDING"), Phase.PENDING, "Queued", "Pending: not scheduled yet", False),
         (row("CONFIGURING"), Phase.PENDING, "Queued", "Pending: CONFIGURING", False),
         (row("REQUEUED"), Phase.PENDING, "Queued", "Pending: REQUEUED", False),
-        (row("PENDING", reason="JobHeldUser"), Phase.PENDING, "Held", "Pending: JobHeldUser", False),
+        (row("PENDING", reason="JobHeldUser"), Phase.PENDING, "Held", "Pending: held by you (JobHeldUser)", False),
+        (
+            row("PENDING", reason="QOSMaxCpuPerJobLimit"),
+            Phase.PENDING,
+            "Held",
+            "Pending: asks for more CPUs than your QOS allows a job (QOSMaxCpuPerJobLimit)",
+            False,
+        ),
+        (row("PENDING", reason="New"), Phase.PENDING, "Queued", "Pending: New", False),
         (row("SPECIAL_EXIT"), Phase.PENDING, "Held", "Pending: SPECIAL_EXIT", False),
         (row("RUNNING", nodes="node[1-2]"), Phase.RUNNING, "Running", "Running on node[1-2]", False),
         (row("COMPLETING", nodes="node1"), Phase.RUNNING, "Running", "Running on node1 (COMPLETING)", False),
@@ -38,6 +52,14 @@ def status(*rows: JobRow, **known: Any) -> JobStatus:
         (row("COMPLETED", code="1:0"), Phase.FAILED, "Failed", "Failed: exit code 1", True),
         (row("FAILED", code="3:0"), Phase.FAILED, "Failed", "Failed: exit code 3", True),
         (row("FAILED", code="0:9"), Phase.FAILED, "Failed", "Failed: signal 9", True),
+        (
+            row("FAILED", code="0:9", reason="JobLaunchFailure"),
+            Phase.FAILED,
+            "Failed",
+            "Failed: signal 9, it could not be launched: look at its script, its directory and the node"
+            " (JobLaunchFailure)",
+            True,
+        ),
         (row("TIMEOUT"), Phase.FAILED, "TimedOut", "TimedOut: the time limit was reached", True),
         (row("DEADLINE"), Phase.FAILED, "DeadlineMissed", "DeadlineMissed: exit code 0", True),
         (row("CANCELLED", cancelled_by=1001), Phase.CANCELLED, "Cancelled", "Cancelled by uid 1001", True),
@@ -128,6 +150,8 @@ def test_an_arrays_message_counts_its_tasks() -> None:
     assert status(*(row(s, task=i) for i, s in enumerate(states))).message == (
         "8 tasks: 5 COMPLETED, 2 RUNNING, 1 FAILED"
     )
+    waiting = status(*(row("PENDING", task=task, reason="Priority") for task in range(2)))
+    assert waiting.message == "2 tasks: 2 PENDING; Pending: other jobs go first (Priority)"
     ended = status(row("COMPLETED", task=0), row("FAILED", task=1, code="7:0"))
     assert ended.message == "2 tasks: 1 COMPLETED, 1 FAILED; Failed: exit code 7"
     assert status(row("COMPLETED", task=4)).message.startswith("1 task: 1 COMPLETED")

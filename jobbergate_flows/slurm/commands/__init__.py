@@ -3,6 +3,7 @@
 from jobbergate_flows.slurm.commands.environment import clean_environment
 from jobbergate_flows.slurm.commands.result import CommandResult
 from jobbergate_flows.slurm.commands.sacct import Sacct, SacctDetails, SacctFind
+from jobbergate_flows.slurm.commands.sacct_steps import SacctSteps
 from jobbergate_flows.slurm.commands.sbatch import Sbatch
 from jobbergate_flows.slurm.commands.scancel import Scancel
 from jobbergate_flows.slurm.commands.scontrol import ShowConfig
@@ -13,6 +14,7 @@ __all__ = [
     "Sacct",
     "SacctDetails",
     "SacctFind",
+    "SacctSteps",
     "Sbatch",
     "Scancel",
     "ShowConfig",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,10 +14,12 @@ from jobbergate_flows.slurm.commands.result import CommandResult, require_answer
 from jobbergate_flows.slurm.errors import ClusterUnreachable
 from jobbergate_flows.slurm.jobs import JobRow, Phase
 from jobbergate_flows.slurm.states import MEANINGS, Finality, parse_state
+from jobbergate_flows.slurm.units import time_seconds
 
 # No column that holds text of a user's: job names may contain pipes and newlines.
 _LAST_SECOND = 253_402_300_799  # of the year 9999
-_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%r"
+# Nor memory: %m is per node for some jobs and per CPU for others, and does not say which.
+_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%l|%D|%C|%r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +102,15 @@ def rows_of(job_id: str, row: JobRow) -> Iterator[JobRow]:
 
 
 def _rows(line: str) -> Iterator[JobRow]:
-    fields = line.split("|", 9)
-    if len(fields) != 10:
+    fields = line.split("|", 12)
+    if len(fields) != 13:
         raise ClusterUnreachable(f"squeue printed a line that is none of ours: {line!r}")
-    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, reason = fields
+    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, limit, node_count, cpus, reason = fields
     state, by = parse_state(state_text)
     meaning = MEANINGS.get(state)
     ended = meaning is not None and meaning.finality is not Finality.NEVER
+    # Of a pending job it is when Slurm expects to start it; and the end of a running one is its time limit.
+    pends = meaning is not None and meaning.phase is Phase.PENDING
     row = JobRow(
         job_id=array_id,
         array_job_id=array_id,
@@ -115,9 +120,20 @@ def _rows(line: str) -> Iterator[JobRow]:
         cancelled_by=by,
         user_id=number_of(uid),
         submit=time_of(submit),
-        # Of a pending job it is when Slurm expects to start it; and the end of a running one is its time limit.
-        start=time_of(start) if meaning is None or meaning.phase is not Phase.PENDING else None,
+        start=None if pends else time_of(start),
         end=time_of(end) if ended else None,
         nodes=nodes or None,
+        expected_start=time_of(start) if pends else None,
+        time_limit=_minutes(limit),
+        node_count=number_of(node_count),
+        cpus=number_of(cpus),
     )
     yield from rows_of(job_id, row)
+
+
+def _minutes(limit: str) -> int | None:
+    with contextlib.suppress(ValueError):
+        seconds = time_seconds(limit)
+        return None if math.isinf(seconds) else math.ceil(seconds / 60)
+    # INVALID and NOT_SET.
+    return None
