@@ -85,6 +85,24 @@ class JobDetails:
     fields: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a job, or one task of an array, was given, from its start until its end (None: it runs).
+
+    `job_id` is `123` or `123_4`; `raw_id` Slurm's own number of it, by which its metrics go. `memory` is in bytes, on
+    all nodes together; None where it is not limited.
+    """
+
+    job_id: str
+    raw_id: str
+    start: datetime
+    end: datetime | None
+    nodes: int = 1
+    cpus: int = 1
+    memory: int | None = None
+    gpus: int = 0
+
+
 @runtime_checkable
 class Cluster(Protocol):
     """A cluster, acting as one user.
@@ -136,6 +154,13 @@ class Cluster(Protocol):
     async def details(self, job_id: str, *, since: datetime) -> JobDetails:
         """Names, times and resources of an ended job, for its summary. Empty where accounting has none."""
 
+    async def allocations(self, job_id: str, *, since: datetime) -> list[Allocation]:
+        """What a job or each task of an array was given; those that have begun. Empty where accounting has none.
+
+        Args:
+            since: When it was submitted.
+        """
+
     async def check_directory(self, directory: str) -> None:
         """Raise `DirectoryRefused` unless the directory is absolute, exists and is writable by the user."""
 
@@ -175,6 +200,7 @@ class Cluster(Protocol):
 
 
 __all__ = [
+    "Allocation",
     "Cluster",
     "FileChunk",
     "FileEntry",

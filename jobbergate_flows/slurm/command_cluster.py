@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from jobbergate_flows.slurm.cluster import (
+    Allocation,
     FileChunk,
     FileEntry,
     Finding,
@@ -19,6 +20,7 @@ from jobbergate_flows.slurm.cluster import (
 from jobbergate_flows.slurm.commands import (
     CommandResult,
     Sacct,
+    SacctAllocations,
     SacctDetails,
     SacctFind,
     Sbatch,
@@ -157,6 +159,11 @@ class CommandCluster:
         command = SacctDetails(job_id, since, self._clusters)
         return command.parse(await self._ask(command))
 
+    async def allocations(self, job_id: str, *, since: datetime) -> list[Allocation]:
+        """See `Cluster.allocations`."""
+        command = SacctAllocations(job_id, since, self._clusters)
+        return command.parse(await self._ask(command))
+
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
         await self._door.check_directory(directory)
@@ -286,7 +293,9 @@ class CommandCluster:
             return Finding(command, False, error.message, error.hint)
         return Finding(command, result.returncode == 0, result.words)
 
-    async def _ask(self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | ShowConfig) -> CommandResult:
+    async def _ask(
+        self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | SacctAllocations | ShowConfig
+    ) -> CommandResult:
         return await self._watching.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
 
     async def _controller_memory(self) -> timedelta:

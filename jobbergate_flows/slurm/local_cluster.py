@@ -22,6 +22,7 @@ from typing import Any
 from jobbergate_flows.slurm import local_runner
 from jobbergate_flows.slurm.arrays import parse_array
 from jobbergate_flows.slurm.cluster import (
+    Allocation,
     FileChunk,
     FileEntry,
     Finding,
@@ -89,6 +90,10 @@ class LocalCluster:
     async def details(self, job_id: str, *, since: datetime) -> JobDetails:
         """See `Cluster.details`; there is no accounting."""
         return JobDetails({"User": self.user, "NodeList": platform.node()})
+
+    async def allocations(self, job_id: str, *, since: datetime) -> list[Allocation]:
+        """See `Cluster.allocations`; there is no accounting."""
+        return []
 
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""

@@ -3,6 +3,7 @@
 from jobbergate_flows.slurm.commands.environment import clean_environment
 from jobbergate_flows.slurm.commands.result import CommandResult
 from jobbergate_flows.slurm.commands.sacct import Sacct, SacctDetails, SacctFind
+from jobbergate_flows.slurm.commands.sacct_allocations import SacctAllocations
 from jobbergate_flows.slurm.commands.sbatch import Sbatch
 from jobbergate_flows.slurm.commands.scancel import Scancel
 from jobbergate_flows.slurm.commands.scontrol import ShowConfig
@@ -11,6 +12,7 @@ from jobbergate_flows.slurm.commands.squeue import Squeue, SqueueFind
 __all__ = [
     "CommandResult",
     "Sacct",
+    "SacctAllocations",
     "SacctDetails",
     "SacctFind",
     "Sbatch",
