@@ -20,6 +20,7 @@ LAYERS = {
     "jobbergate_flows.reading": 0,
     "jobbergate_flows.applications": 0,
     "jobbergate_flows.slurm": 0,
+    "jobbergate_flows.metrics": 0,
     "agent_worker": 2,
     # What decides whose run it is must be readable, and testable, without Prefect.
     "agent_worker.identity": 0,
