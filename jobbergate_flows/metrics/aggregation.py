@@ -175,8 +175,25 @@ def thin(line: Line, most: int) -> Line:
     return Line(line.label, line.time[kept], line.value[kept])
 
 
+def spread(line: Line, parts: int) -> tuple[Line, Band]:
+    """A line's mean, and between which values it lies, in so many parts of equally many points.
+
+    A part without any value is NaN in both. Unlike `thin` this stays readable where values go up and down all the time.
+    """
+    edges = np.unique(np.linspace(0, len(line.time), parts + 1).astype(np.int64))[:-1]
+    there = ~np.isnan(line.value)
+    counts = np.add.reduceat(there.astype(np.float64), edges)
+    sums = np.add.reduceat(np.where(there, line.value, 0), edges)
+    mean = np.divide(sums, counts, out=np.full(len(edges), np.nan), where=counts > 0)
+    low, high = np.fmin.reduceat(line.value, edges), np.fmax.reduceat(line.value, edges)
+    # The last part ends where the line does.
+    time = np.append(line.time[edges], line.time[-1])
+    mean, low, high = (np.append(values, values[-1]) for values in (mean, low, high))
+    return Line(line.label, time, mean), Band(line.label, time, low, high)
+
+
 def folded(found: Sequence[Line], most: int, what: str) -> tuple[list[Line], Band | None]:
-    """At most `most` lines, those with the largest peaks in their order, and the band in which the others lie.
+    """At most `most` lines, those with the largest peaks in their order; and where there are more, the band of all.
 
     Args:
         what: What the lines are, for the band's label: `hosts`.
@@ -185,18 +202,17 @@ def folded(found: Sequence[Line], most: int, what: str) -> tuple[list[Line], Ban
         return list(found), None
     by_peak = sorted(found, key=lambda line: -_largest(line))
     chosen = {id(line) for line in by_peak[:most]}
-    others = by_peak[most:]
-    start = min(int(line.time[0]) for line in others)
-    stop = max(int(line.time[-1]) for line in others)
+    start = min(int(line.time[0]) for line in found)
+    stop = max(int(line.time[-1]) for line in found)
     time = np.unique(np.linspace(start, stop, _BAND_POINTS).astype(np.int64))
     low, high = np.full(len(time), np.inf), np.full(len(time), -np.inf)
-    for line in others:
+    for line in found:
         # A peak between two points of the band counts for the point before it.
         smallest, largest = _extremes(line, time)
         low, high = np.fmin(low, smallest), np.fmax(high, largest)
     hidden = ~np.isfinite(low)
     low[hidden], high[hidden] = np.nan, np.nan
-    return [line for line in found if id(line) in chosen], Band(f"{len(others)} other {what}", time, low, high)
+    return [line for line in found if id(line) in chosen], Band(f"all {len(found)} {what}", time, low, high)
 
 
 def _measurement_kind(measurement: str) -> Kind:

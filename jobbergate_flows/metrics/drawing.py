@@ -32,19 +32,21 @@ if TYPE_CHECKING:
 
     from jobbergate_flows.metrics.plots import Plot
 
-INK = "#7b7b7b"
+INK = "#828282"
 """Text, axes."""
 
-COLOURS = ("#3584c4", "#cf6b0e", "#2f9462", "#b860ae", "#a98307", "#d9534f", "#1592a0")
+COLOURS = ("#3584c4", "#cf6b0e", "#2f9462", "#b860ae", "#a98307", "#8f72d6", "#1592a0")
 """Of lines, in their order."""
 
-LIMIT = "#e0403a"
+LIMIT = "#e5484d"
 """What was requested."""
 
 TIMEOUT = 60.0
 """Seconds after which a drawing process is killed."""
 
 _SIZE = (7.6, 3.1)
+# Ten seconds, in days: the time of a single sample is no year.
+_SHORTEST = 10 / 86400
 _FONTS = ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"]
 # Not more processes at once, whoever asks: each takes a processor and some 100 MB.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="drawing")
@@ -172,6 +174,11 @@ def _lines(axes: Axes, plot: dict[str, Any], zone: str | None) -> None:
             step="post", color=INK, alpha=0.35, linewidth=0, label=band["label"],
         )  # fmt: skip
     for number, line in enumerate(plot["lines"]):
+        if line["low"] is not None:
+            axes.fill_between(
+                _days(line["times"]), _floats(line["low"]), _floats(line["high"]),
+                step="post", color=COLOURS[number % len(COLOURS)], alpha=0.25, linewidth=0,
+            )  # fmt: skip
         axes.plot(
             _days(line["times"]), _floats(line["values"]), drawstyle="steps-post",
             color=COLOURS[number % len(COLOURS)], linewidth=1.6, label=_label(line["label"]),
@@ -179,8 +186,11 @@ def _lines(axes: Axes, plot: dict[str, Any], zone: str | None) -> None:
         )  # fmt: skip
     if plot["limit"] is not None:
         axes.axhline(plot["limit"], color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)), label=plot["limit_label"])
-    axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
+    axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, plot["limit"] or 0) or 1)
+    first, last = axes.get_xlim()
+    if last - first < _SHORTEST:
+        axes.set_xlim((first + last - _SHORTEST) / 2, (first + last + _SHORTEST) / 2)
     locator = AutoDateLocator(tz=where, minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=where, show_offset=False)  # type: ignore[no-untyped-call]
@@ -198,7 +208,7 @@ def _bars(axes: Axes, plot: dict[str, Any]) -> None:
         axes.axvline(value, color=COLOURS[1 + number], linewidth=1.6, label=f"{name}: {value:.3g} {plot['unit']}")
     if plot["limit"] is not None:
         axes.axvline(plot["limit"], color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)), label=plot["limit_label"])
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.02 * max(bars["edges"][-1], plot["limit"] or 0))
     axes.set_ylim(bottom=0)
     axes.set_xlabel(plot["unit"])
     axes.set_ylabel(f"number of {bars['what']}")

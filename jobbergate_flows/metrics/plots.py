@@ -12,18 +12,22 @@ from enum import StrEnum
 
 import numpy as np
 
-from jobbergate_flows.metrics.aggregation import Band, By, Line, distribution, folded, lines, thin, totals
+from jobbergate_flows.metrics.aggregation import Band, By, Line, distribution, folded, lines, spread, totals
 from jobbergate_flows.metrics.model import JobMetrics
 from jobbergate_flows.slurm.cluster import Allocation
 
 LINES = 7
-"""So many lines a plot has; more are folded into a band."""
+"""So many lines a plot has; of more only the `FOLDED` with the largest peaks, and the band of all."""
+
+FOLDED = 4
 
 TOTAL = "all together"
 """The label of the sum of a plot's lines."""
 
 POINTS = 400
-"""So many points a line has."""
+"""So many points a line has; of more there are the mean and the range of `PARTS` parts."""
+
+PARTS = 150
 
 _BARS = 30
 _MIB = 1024.0**2
@@ -61,11 +65,16 @@ _BINARY = ((1024.0**4, "TiB"), (1024.0**3, "GiB"), (1024.0**2, "MiB"), (1024.0, 
 
 @dataclass(frozen=True, slots=True)
 class DrawnLine:
-    """One line: values in the plot's unit, each from its time (seconds since the epoch) until the next; None: none."""
+    """One line: values in the plot's unit, each from its time (seconds since the epoch) until the next; None: none.
+
+    Where one value stands for many, `low` and `high` are their range.
+    """
 
     label: str
     times: tuple[int, ...]
     values: tuple[float | None, ...]
+    low: tuple[float | None, ...] | None = None
+    high: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,23 +150,31 @@ def over_time(
         if by in ("task", "step") and len(of_one) > 1:
             # Only all together compare with what the job was given.
             of_one = [replace(line, label=TOTAL) for line in lines(metrics, quantity.measurement, "job")] + of_one
+        if by == "job":
+            of_one = [replace(line, label=TOTAL) for line in of_one]
         if quantity.what:
-            of_one = [Line(f"{line.label}, {quantity.what}", line.time, line.value) for line in of_one]
+            of_one = [replace(line, label=f"{line.label}, {quantity.what}") for line in of_one]
         found += [Line(line.label, line.time, line.value * quantity.scale) for line in of_one]
     highest = max((_largest(line.value) for line in found), default=-math.inf)
     if highest < 0 or (subject in (Subject.GPU, Subject.GPU_MEMORY) and highest == 0):
         return None
     limit, limit_label = _limit(subject, allocations, by)
     divisor, unit = _unit(max(highest, limit or 0), quantities[0].unit)
-    kept, band = folded(found, LINES, "lines" if len(quantities) > 1 else f"{by}s")
+    count, what = len(found), "line" if len(found) == 1 else "lines"
+    band = None
+    if len(found) > LINES:
+        if len(quantities) > 1:
+            # Peaks of many lines on top of each other tell nothing.
+            return over_time(subject, metrics, allocations, by="job")
+        found, band = folded(found, FOLDED, f"{by}s")
     return Plot(
         title=subject.value,
         unit=unit,
-        lines=tuple(_drawn(thin(line, POINTS), divisor) for line in kept),
+        lines=tuple(_drawn(line, divisor, alone=band is None) for line in found),
         band=None if band is None else _drawn_band(band, divisor),
         limit=None if limit is None else limit / divisor,
         limit_label=limit_label,
-        text=f"{subject.value} over time: at most {highest / divisor:.3g} {unit} of one of {len(found)} lines"
+        text=f"{subject.value} over time: at most {highest / divisor:.3g} {unit} of one of {count} {what}"
         + (f"; {limit_label}" if limit_label else ""),
     )
 
@@ -184,7 +201,7 @@ def over_tasks(subject: Subject, metrics: JobMetrics, allocations: Sequence[Allo
     limit, limit_label = _limit(subject, allocations, "job")
     divisor, unit = _unit(max(float(values.max()), limit or 0), unit_name)
     values = values / divisor
-    counts, edges = np.histogram(values, bins=min(_BARS, max(1, math.ceil(math.sqrt(len(values))) * 2)))
+    counts, edges = np.histogram(values, bins=_BARS, range=(0, float(values.max()) or 1))
     quantiles = tuple(
         (name, float(np.quantile(values, part))) for name, part in (("median", 0.5), ("95 % of the tasks below", 0.95))
     )
@@ -240,8 +257,13 @@ def _largest(values: Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.f
     return -math.inf if np.isnan(array).all() else float(np.nanmax(array))
 
 
-def _drawn(line: Line, divisor: float) -> DrawnLine:
-    return DrawnLine(line.label, tuple(line.time.tolist()), _numbers(line.value / divisor))
+def _drawn(line: Line, divisor: float, *, alone: bool) -> DrawnLine:
+    if len(line.time) <= POINTS:
+        return DrawnLine(line.label, tuple(line.time.tolist()), _numbers(line.value / divisor))
+    mean, band = spread(line, PARTS)
+    # The band of all lines has their range already.
+    low, high = (_numbers(band.low / divisor), _numbers(band.high / divisor)) if alone else (None, None)
+    return DrawnLine(line.label, tuple(mean.time.tolist()), _numbers(mean.value / divisor), low, high)
 
 
 def _drawn_band(band: Band, divisor: float) -> DrawnBand:
