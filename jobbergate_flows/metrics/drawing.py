@@ -45,8 +45,8 @@ TIMEOUT = 60.0
 """Seconds after which a drawing process is killed."""
 
 _SIZE = (7.6, 3.1)
-# Ten seconds, in days: the time of a single sample is no year.
-_SHORTEST = 10 / 86400
+# Seconds that an axis has at least: otherwise that of a single sample is of years.
+_SHORTEST = 10
 _FONTS = ["DejaVu Sans", "Verdana", "Helvetica", "Arial", "sans-serif"]
 # Not more processes at once, whoever asks: each takes a processor and some 100 MB.
 _threads = ThreadPoolExecutor(2, thread_name_prefix="drawing")
@@ -186,16 +186,16 @@ def _lines(axes: Axes, plot: dict[str, Any], zone: str | None) -> None:
         )  # fmt: skip
     if plot["limit"] is not None:
         axes.axhline(plot["limit"], color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)), label=plot["limit_label"])
-    axes.margins(x=0.01)
     axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, plot["limit"] or 0) or 1)
-    first, last = axes.get_xlim()
-    if last - first < _SHORTEST:
-        axes.set_xlim((first + last - _SHORTEST) / 2, (first + last + _SHORTEST) / 2)
+    times = [time for drawn in [*plot["lines"], *filter(None, [plot["band"]])] for time in drawn["times"]]
+    first, last = min(times), max(times)
+    width = max(last - first, _SHORTEST)
+    axes.set_xlim(*_days([(first + last) / 2 - 0.51 * width, (first + last) / 2 + 0.51 * width]))
     locator = AutoDateLocator(tz=where, minticks=3, maxticks=7)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     formatter = ConciseDateFormatter(locator, tz=where, show_offset=False)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_formatter(formatter)
-    begin = datetime.fromtimestamp(min(line["times"][0] for line in plot["lines"]), where)
+    begin = datetime.fromtimestamp(first, where)
     axes.set_xlabel(f"from {begin:%Y-%m-%d %H:%M}, times in {begin.tzname()}")
 
 
@@ -225,7 +225,7 @@ def _zone(name: str | None) -> tzinfo:
     return local
 
 
-def _days(times: Sequence[int]) -> list[float]:
+def _days(times: Sequence[float]) -> list[float]:
     """Times as matplotlib has them: days since the epoch."""
     return [time / 86400 for time in times]
 

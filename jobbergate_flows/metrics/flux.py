@@ -170,7 +170,7 @@ def _pieces(rows: Iterator[list[str]]) -> Iterator[Piece]:
         for row in some:
             if "_value" in row and "_time" in row:
                 columns = {name: place for place, name in enumerate(row)}
-            elif columns and len(row) >= len(columns):
+            elif columns and len(row) >= len(columns) and row[columns["_value"]]:
                 key = tuple(row[columns[name]] if name in columns else "" for name in _COLUMNS[2:])
                 times, values = samples.setdefault(key, ([], []))
                 times.append(row[columns["_time"]].removesuffix("Z"))
@@ -185,4 +185,4 @@ def _pieces(rows: Iterator[list[str]]) -> Iterator[Piece]:
 
 
 def _numbers(values: list[str]) -> Any:
-    return np.array([[float(value) if value else np.nan for value in values]])
+    return np.array([values], dtype=np.float64)

@@ -85,7 +85,7 @@ class InfluxQLReader:
                 pieces += within(_pieces(results), batch, self._slack)
             if any(unfinished.values()):
                 raise MetricsRefused(
-                    "InfluxDB's answer ends before its end",
+                    "InfluxDB cut its answer off",
                     where=self._place,
                     hint="see max-row-limit in influxdb.conf",
                 )

@@ -174,7 +174,7 @@ def over_time(
         band=None if band is None else _drawn_band(band, divisor),
         limit=None if limit is None else limit / divisor,
         limit_label=limit_label,
-        text=f"{subject.value} over time: at most {highest / divisor:.3g} {unit} of one of {count} {what}"
+        text=f"{subject.value} over time: at most {_words(highest, quantities[0].unit)} of one of {count} {what}"
         + (f"; {limit_label}" if limit_label else ""),
     )
 
@@ -200,6 +200,7 @@ def over_tasks(subject: Subject, metrics: JobMetrics, allocations: Sequence[Allo
     values = values * quantity.scale
     limit, limit_label = _limit(subject, allocations, "job")
     divisor, unit = _unit(max(float(values.max()), limit or 0), unit_name)
+    words = [_words(float(quantile), unit_name) for quantile in np.quantile(values, [0, 0.5, 1])]
     values = values / divisor
     counts, edges = np.histogram(values, bins=_BARS, range=(0, float(values.max()) or 1))
     quantiles = tuple(
@@ -212,15 +213,14 @@ def over_tasks(subject: Subject, metrics: JobMetrics, allocations: Sequence[Allo
         bars=DrawnBars("tasks", tuple(edges.tolist()), tuple(counts.tolist()), quantiles),
         limit=None if limit is None else limit / divisor,
         limit_label=limit_label,
-        text=f"{subject.value} of {len(values)} tasks, {what}: median {quantiles[0][1]:.3g} {unit}, "
-        f"from {values.min():.3g} to {values.max():.3g} {unit}" + (f"; {limit_label}" if limit_label else ""),
+        text=f"{subject.value} of {len(values)} tasks, {what}: median {words[1]}, from {words[0]} to {words[2]}"
+        + (f"; {limit_label}" if limit_label else ""),
     )
 
 
 def size(value: float) -> str:
     """Bytes for people: `3.5 GiB`."""
-    divisor, unit = _unit(value, "B")
-    return f"{value / divisor:.4g} {unit}"
+    return _words(value, "B")
 
 
 def _limit(subject: Subject, allocations: Sequence[Allocation], by: By) -> tuple[float | None, str]:
@@ -240,6 +240,11 @@ def _limit(subject: Subject, allocations: Sequence[Allocation], by: By) -> tuple
     if subject is Subject.GPU and gpus:
         return 100 * gpus, f"{gpus:g} GPU{'' if gpus == 1 else 's'} allocated{where}"
     return None, ""
+
+
+def _words(value: float, unit: str) -> str:
+    divisor, unit = _unit(value, unit)
+    return f"{value / divisor:.4g} {unit}"
 
 
 def _unit(largest: float, unit: str) -> tuple[float, str]:
