@@ -6,8 +6,8 @@ Run on an idle machine from the repository's folder, where Debian's `influxdb` i
 
 A point is a line that Slurm writes: in its usual schema one measurement of a sample, ten for a sample; with `--grouped`
 (Slurm 26.05's `grouped_fields`) a whole sample. It prints, for reading, choosing what is drawn, and drawing apart:
-seconds, how many of them this side's processor worked, and the peak of resident memory of the process that does it, each
-in a process of its own. That of reading has all imported before it begins to count.
+seconds, how many of them this side worked (reading also waits for the database), and the peak of resident memory of the
+process that does it. That of reading has all imported before it begins to count.
 """
 
 from __future__ import annotations
@@ -75,16 +75,15 @@ def measure(what: str, url: str, samples: int) -> None:
     if what == "read":
         values = metrics.values.nbytes / 2**20
         print(
-            f"read:    {seconds:5.2f} s ({worked:.2f} s worked) for {len(metrics)} rows; peak {_peak():.0f} MiB, before it "
-            f"{before:.0f} MiB, the rows are {values:.0f} MiB"
+            f"read:    {seconds:5.2f} s ({worked:.2f} s worked) for {len(metrics)} rows; peak {_peak():.0f} MiB, "
+            f"before it {before:.0f} MiB, the rows are {values:.0f} MiB"
         )
         return
     after, began, worked = _peak(), time.monotonic(), time.process_time()
     made = plots(metrics, [Allocation("7", "7", since, until, 10, 100, 100 << 30, 10)])
     worked = time.process_time() - worked
-    print(
-        f"prepare: {time.monotonic() - began:5.2f} s ({worked:.2f} s worked); peak {_peak():.0f} MiB, before it {after:.0f}"
-    )
+    seconds = time.monotonic() - began
+    print(f"prepare: {seconds:5.2f} s ({worked:.2f} s worked); peak {_peak():.0f} MiB, before it {after:.0f} MiB")
     began = time.monotonic()
     svgs = draw(made)
     seconds, largest = time.monotonic() - began, max(map(len, svgs)) / 1000

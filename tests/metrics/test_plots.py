@@ -112,7 +112,7 @@ def test_an_array_is_a_distribution_over_its_tasks() -> None:
     assert (memory.bars.edges[0], memory.bars.edges[-1]) == (0, 9)
     assert dict(memory.bars.quantiles)["median"] == 5
     assert memory.limit == 8
-    assert memory.text == "Memory of 9 tasks, peak: median 5 GiB, from 1 to 9 GiB; 8 GiB requested"
+    assert memory.text == "Memory of 9 tasks, peak: median 5 GiB, from 1 GiB to 9 GiB; 8 GiB requested"
     disk = over_tasks(Subject.DISK, metrics)
     assert disk is not None
     assert dict(disk.bars.quantiles if disk.bars else ())["median"] == 3
