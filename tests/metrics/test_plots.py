@@ -146,13 +146,13 @@ def test_pictures_are_small_whatever_the_size_of_the_job(metrics: JobMetrics) ->
 
 
 def test_a_picture_has_its_words_as_text_and_no_script_and_no_background() -> None:
-    metrics = JobMetrics.of(piece({"RSS": [1e6, 2e6]}, [0, 30], host="$n<1>&_", task=str(task)) for task in range(2))
+    metrics = JobMetrics.of(piece({"RSS": [1e6, 2e6]}, [0, 30], host="$n<1>$&_", task=str(task)) for task in range(2))
     (plot,) = plots(metrics, [allocation()])
     (svg,) = draw([plot], zone="Europe/Zurich")
     words = texts(svg)
     assert {"Memory", "GiB", TOTAL, "task 0", "8 GiB requested", "from 2026-09-21 16:13, times in CEST"} <= set(words)
     (of_host,) = draw([over_time(Subject.MEMORY, metrics, by="host") or pytest.fail("no plot")])
-    assert "$n<1>&_" in texts(of_host)
+    assert "$n<1>$&_" in texts(of_host)
     assert "<script" not in svg
     assert "fill: #ffffff" not in svg
     assert "<image" not in svg

@@ -59,6 +59,7 @@ def test_of_a_requeued_job_the_last_life_counts_and_of_an_id_used_again_the_newe
         "3|3|1790000009|1790000050|1790000099|1|1|1G|cpu=1",
     )
     assert (found.start, found.end) == (after(50), after(99))
+    assert parsed("3|3|1789000000|1789000001|1789000009|1|1|1G|cpu=9") == []
 
 
 def test_what_is_none_of_ours_is_no_answer() -> None:
