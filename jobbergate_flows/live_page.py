@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from jobbergate_flows.markdown import code, duration_text, size_text, table, text, time_of
+from jobbergate_flows.markdown import code, table, text, time_of
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, Phase, SlurmJob
 from jobbergate_flows.slurm.states import MEANINGS, Finality
+from jobbergate_flows.slurm.units import duration_text, size_text
 
 LINES = 20
 """So many of the last lines of output are shown."""
@@ -85,7 +86,7 @@ def progress_of(live: LiveJob, now: datetime) -> Progress:
     share = int(share / _STEP) * _STEP
     if status.final:
         return Progress(round(100 * share, 1), status.message)
-    of = f" of {duration_text(live.time_limit)}" if live.time_limit else ""
+    of = f" of {_duration(live.time_limit)}" if live.time_limit else ""
     return Progress(round(100 * share, 1), f"Running for {_rounded(elapsed, live.time_limit)}{of}")
 
 
@@ -130,8 +131,8 @@ def live_markdown(live: LiveJob, now: datetime) -> str:
 def _time(live: LiveJob, now: datetime) -> str:
     status = live.status
     if status.start is None or status.phase is Phase.PENDING:
-        return f"at most {duration_text(live.time_limit)}" if live.time_limit else ""
-    of = f" of {duration_text(live.time_limit)}" if live.time_limit else ""
+        return f"at most {_duration(live.time_limit)}" if live.time_limit else ""
+    of = f" of {_duration(live.time_limit)}" if live.time_limit else ""
     return f"{_rounded(_elapsed(status, now), None if status.final else live.time_limit)}{of}"
 
 
@@ -176,6 +177,10 @@ def _elapsed(status: JobStatus, now: datetime) -> timedelta:
 def _rounded(elapsed: timedelta, limit: timedelta | None) -> str:
     """As far as it is told: a page that says each second would change each second."""
     if limit is None:
-        return duration_text(elapsed)
+        return _duration(elapsed)
     step = max(limit * _STEP, _MIN_STEP)
-    return duration_text(elapsed // step * step)
+    return _duration(elapsed // step * step)
+
+
+def _duration(duration: timedelta) -> str:
+    return duration_text(duration / timedelta(seconds=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 
 def code(content: str, language: str = "") -> str:
@@ -44,27 +44,6 @@ def details(title: str, content: str, *, open_: bool = False) -> str:
     return f"<details{' open' if open_ else ''}><summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 
-def size_text(size: float) -> str:
-    """A number of bytes for people, in powers of 1024: `3 B`, `2.5 MiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return _amount(size, unit)
-        size /= 1024
-    return _amount(size, "TiB")
-
-
 def time_of(moment: datetime | None) -> str:
     """A moment in this machine's zone, which is named; empty for None."""
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z") if moment else ""
-
-
-def duration_text(duration: timedelta) -> str:
-    """A duration as Slurm writes it: `1-02:03:04`, without days where there are none."""
-    seconds = max(round(duration.total_seconds()), 0)
-    days, rest = divmod(seconds, 86400)
-    clock = f"{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
-    return f"{days}-{clock}" if days else clock
-
-
-def _amount(number: float, unit: str) -> str:
-    return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.3g} {unit}"

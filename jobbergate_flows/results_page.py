@@ -9,11 +9,12 @@ import posixpath
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from jobbergate_flows.markdown import code, code_span, details, size_text, table, text, time_of
+from jobbergate_flows.markdown import code, code_span, details, table, text, time_of
 from jobbergate_flows.slurm.cluster import Cluster
 from jobbergate_flows.slurm.errors import ClusterUnreachable, FileRefused
 from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.results import ResultFile, Results, read_start
+from jobbergate_flows.slurm.units import size_text
 
 _PICTURES = {
     ".png": "image/png",

@@ -37,10 +37,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings  # noqa: E402
 
 from tests.cluster.accounts import Accounts, missing_for_accounts  # noqa: E402
 from tests.cluster.guard import guard  # noqa: E402
+from tests.cluster.influxdb import InfluxServer  # noqa: E402
+from tests.cluster.influxdb import missing as missing_influxdb  # noqa: E402
 from tests.cluster.postgres import PostgresServer, missing_for_postgres  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.site import Site  # noqa: E402
-from tests.cluster.slurm import SlurmCluster, missing  # noqa: E402
+from tests.cluster.slurm import SlurmCluster, missing, missing_for_profile  # noqa: E402
 from tests.cluster.worker import WorkerProcess  # noqa: E402
 
 guard.watch("folder", str(_HOME))
@@ -57,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The marker and the fixture are the same, so that `-m "not slurm"` leaves out all that need Slurm.
     for item in items:
         if isinstance(item, pytest.Function):
-            if "slurm_cluster" in item.fixturenames:
+            if {"slurm_cluster", "profiled_cluster"} & set(item.fixturenames):
                 item.add_marker("slurm")
             elif item.get_closest_marker("slurm"):
                 item.fixturenames.insert(0, "slurm_cluster")
@@ -73,6 +75,22 @@ def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
     """The real Slurm, for the whole session."""
     _need(request, "no real Slurm here", missing())
     with SlurmCluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def influx_server(request: pytest.FixtureRequest) -> Iterator[InfluxServer]:
+    """A real InfluxDB, for the whole session."""
+    _need(request, "no real InfluxDB here", missing_influxdb())
+    with InfluxServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def profiled_cluster(request: pytest.FixtureRequest, influx_server: InfluxServer) -> Iterator[SlurmCluster]:
+    """A real Slurm of its own, which writes its jobs' metrics to `influx_server`."""
+    _need(request, "no real Slurm with metrics here", missing_for_profile())
+    with SlurmCluster("profiled", profile=influx_server) as cluster:
         yield cluster
 
 

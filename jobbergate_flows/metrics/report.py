@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
+from jobbergate_flows.markdown import table, time_of
 from jobbergate_flows.metrics.advice import advise, percent
 from jobbergate_flows.metrics.efficiency import Efficiency, JobEfficiency, Spread
 from jobbergate_flows.slurm.units import duration_text, size_text
@@ -19,13 +19,13 @@ def efficiency_markdown(report: Efficiency) -> str:
     """The report as Markdown: its figures in tables, and the advice."""
     if len(report.jobs) == 1:
         [job] = report.jobs
-        parts = [f"# Efficiency of job {report.job_id}", _table(("", ""), list(job_fields(job).items()))]
+        parts = [f"# Efficiency of job {report.job_id}", table(("", ""), list(job_fields(job).items()))]
     else:
         parts = [
             f"# Efficiency of the {len(report.jobs)} tasks of job {report.job_id}",
-            _table(SPREAD_HEADERS, spread_rows(report)),
+            table(SPREAD_HEADERS, spread_rows(report)),
             "## Tasks",
-            _table(TASK_HEADERS, task_rows(report)),
+            table(TASK_HEADERS, task_rows(report)),
         ]
         if len(report.jobs) > LISTED_TASKS:
             parts.append(f"And {len(report.jobs) - LISTED_TASKS} more.")
@@ -39,8 +39,8 @@ def job_fields(job: JobEfficiency) -> dict[str, str]:
     fields = {
         "Job": job.job_id,
         "State": job.state + ("" if job.ended or not job.started else " (so far)"),
-        "Started": _date(job.start),
-        "Ended": _date(job.end) if job.ended else "",
+        "Started": time_of(job.start),
+        "Ended": time_of(job.end) if job.ended else "",
         "Elapsed": _elapsed(job),
         "CPUs": f"{job.cpus}" + (f" on {job.nodes} nodes" if job.nodes > 1 else "") if job.started else "",
         "CPU efficiency": _cpu(job),
@@ -48,7 +48,7 @@ def job_fields(job: JobEfficiency) -> dict[str, str]:
         "GPUs": _gpus(job),
         "Energy": f"{job.energy / 1000:.1f} kJ" if job.energy else "",
         "Requeued": "; ".join(
-            f"{life.state} after {duration_text(life.elapsed)}, started {_date(life.start) or 'never'}"
+            f"{life.state} after {duration_text(life.elapsed)}, started {time_of(life.start) or 'never'}"
             for life in job.earlier
         ),
     }
@@ -176,12 +176,3 @@ def _gpus(job: JobEfficiency) -> str:
         return f"{job.gpus}, in use {percent(job.gpu)} of the time"
     seen = f", at most {percent(job.gpu_peak)} in use in a sample" if job.gpu_peak is not None else ""
     return f"{job.gpus}{seen or ', use not known'}"
-
-
-def _date(moment: datetime | None) -> str:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %Z}" if moment else ""
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

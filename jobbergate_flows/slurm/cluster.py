@@ -146,14 +146,6 @@ class Cluster(Protocol):
                 only the last life of the newest job of that id.
         """
 
-    async def estimated_starts(self, job_ids: Sequence[str]) -> dict[str, datetime]:
-        """When Slurm thinks to start pending jobs. Its backfill scheduler guesses that, some time after a submission.
-
-        Returns:
-            Job id -> time, without the jobs that it has made no guess for, and without times that have passed. Of an
-            array Slurm names the last of the tasks that it has planned: the next one begins before.
-        """
-
     async def check_directory(self, directory: str) -> None:
         """Raise `DirectoryRefused` unless the directory is absolute, exists and is writable by the user."""
 

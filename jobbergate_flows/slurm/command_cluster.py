@@ -164,16 +164,6 @@ class CommandCluster:
         command = SacctSteps(job_id, since, self._clusters)
         return command.parse(await self._ask(command))
 
-    async def estimated_starts(self, job_ids: Sequence[str]) -> dict[str, datetime]:
-        """See `Cluster.estimated_starts`."""
-        starts: dict[str, datetime] = {}
-        for first in range(0, len(job_ids), BATCH):
-            squeue = Squeue(job_ids[first : first + BATCH], self._clusters)
-            for row in squeue.parse(await self._ask(squeue)):
-                if (start := row.expected_start) is not None and start > datetime.now(UTC):
-                    starts[row.array_job_id] = min(start, starts.get(row.array_job_id, start))
-        return starts
-
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
         await self._door.check_directory(directory)
@@ -304,7 +294,8 @@ class CommandCluster:
         return Finding(command, result.returncode == 0, result.words)
 
     async def _ask(
-        self, command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | SacctSteps | ShowConfig
+        self,
+        command: Squeue | SqueueFind | Sacct | SacctFind | SacctDetails | SacctSteps | ShowConfig,
     ) -> CommandResult:
         return await self._watching.run(command.arguments(), environment=self._querying, timeout=QUERY_SECONDS)
 

@@ -96,10 +96,6 @@ class LocalCluster:
         """See `Cluster.steps`: the script is the only step, and what it used is known when it has ended."""
         return await asyncio.to_thread(self._records, job_id)
 
-    async def estimated_starts(self, job_ids: Sequence[str]) -> dict[str, datetime]:
-        """See `Cluster.estimated_starts`: nobody knows."""
-        return {}
-
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
         await self._door.check_directory(directory)
@@ -327,7 +323,7 @@ def _record(row: JobRow, entry: Mapping[str, Any]) -> JobRecord:
         max_rss=entry.get("max_rss"), max_rss_node=row.nodes,
     )  # fmt: skip
     return JobRecord(
-        row.job_id, row.job_id, row.state, row.exit_code, submit=row.submit, eligible=row.submit, start=row.start,
+        row.job_id, "", row.state, row.exit_code, submit=row.submit, eligible=row.submit, start=row.start,
         end=row.end, elapsed=elapsed, time_limit=row.time_limit, cpus=row.cpus or 0, nodes=1,
         steps=(step,) if row.start else (),
     )  # fmt: skip

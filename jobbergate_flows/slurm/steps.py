@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -45,7 +45,8 @@ class StepRecord:
 class JobRecord:
     """One life of a job or of an array task: a requeue begins another one of the same `job_id`.
 
-    `job_id` is `123`, or `123_4` for an array task; `raw_id` is Slurm's own number of the task. `elapsed` and
+    `job_id` is `123`, or `123_4` for an array task; `raw_id` is Slurm's own number of the task,
+    and empty where there is no Slurm. `elapsed` and
     `total_cpu` are seconds, `time_limit` minutes (None: none, or not known), `energy` joules. `requested` and
     `allocated` are by Slurm's names of trackable resources, `mem` in bytes for the whole job; `allocated` holds no
     `mem` where the site shares out CPUs only, and nothing at all for what never started.
@@ -68,3 +69,41 @@ class JobRecord:
     allocated: Mapping[str, int] = field(default_factory=dict)
     energy: int | None = None
     steps: tuple[StepRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What a job, or one task of an array, was given, from its start until its end (None: it runs).
+
+    `job_id` is `123` or `123_4`; `raw_id` Slurm's own number of it, by which its metrics go. `memory` is in bytes, on
+    all nodes together; None where it is not limited.
+    """
+
+    job_id: str
+    raw_id: str
+    start: datetime
+    end: datetime | None
+    nodes: int = 1
+    cpus: int = 1
+    memory: int | None = None
+    gpus: int = 0
+
+
+def allocations_of(records: Sequence[JobRecord]) -> list[Allocation]:
+    """What these jobs were given, those that have begun: of one that was requeued, its last life. Pure."""
+    last = {record.job_id: record for record in records if record.start is not None and record.raw_id}
+    return [
+        Allocation(
+            job_id=record.job_id,
+            raw_id=record.raw_id,
+            start=record.start,
+            end=record.end,
+            nodes=record.nodes or 1,
+            cpus=record.cpus or 1,
+            # Where Slurm does not hand out memory, there is only what was asked for.
+            memory=record.allocated.get("mem") or record.requested.get("mem") or None,
+            gpus=record.allocated.get("gres/gpu", 0),
+        )
+        for record in last.values()
+        if record.start is not None
+    ]

@@ -87,7 +87,9 @@ def gpu_count(text: str) -> int:
 
 
 def size_text(size: float) -> str:
-    """Bytes as people read them: `3.1 GiB`, `512 MiB`, `12 KiB`."""
+    """Bytes as people read them: `3.1 GiB`, `512 MiB`, `12 KiB`, `7 B`."""
+    if size < 1024:
+        return f"{size:.0f} B"
     for unit, scale in (("TiB", 1024**4), ("GiB", 1024**3), ("MiB", 1024**2)):
         if size >= scale:
             amount = size / scale

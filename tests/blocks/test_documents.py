@@ -31,7 +31,7 @@ def test_a_document_is_a_block_with_its_name(tmp_path: Path) -> None:
         ("name: 1\nfields: {since: 2024-13-45}\n", r"blocks.yaml:2: bad YAML: month must be in 1..12.*quote it"),
         ("name: \x01\n", r"blocks.yaml:1: bad YAML: the character"),
         ("name: one\nname: two\n", "blocks.yaml:2: bad YAML: 'name' is there twice"),
-        ("block_type: cluster\nname: one\n", "slurm-application, slurm-cluster"),
+        ("block_type: cluster\nname: one\n", "slurm-application, slurm-cluster, influx-metrics"),
         ("block_type: slurm-cluster\n", "mend name"),
         ("block_type: slurm-cluster\nname: one\nfields: {access: ssh}\n", "mend access"),
         ("block_type: slurm-cluster\nname: one\nkind: x\n", "mend kind"),

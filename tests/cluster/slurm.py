@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Self
 
 from tests.cluster.guard import end_jobs, guard
+from tests.cluster.influxdb import DATABASE, InfluxServer
+from tests.cluster.influxdb import missing as missing_influxdb
 from tests.cluster.service import Service, ServiceFailed, free_ports
 from tests.cluster.waiting import wait_until
 
@@ -35,6 +37,12 @@ def missing() -> list[str]:
     return lacking + [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
 
 
+def missing_for_profile() -> list[str]:
+    """What this machine lacks for a real Slurm that writes metrics; empty when it can be started."""
+    plugins = Path("/usr/lib").glob("*/slurm-wlm/acct_gather_profile_influxdb.so")
+    return missing() + missing_influxdb() + ([] if any(plugins) else ["Slurm's influxdb plugin"])
+
+
 class SlurmCluster:
     """One machine's Slurm: `with SlurmCluster() as cluster: ...`.
 
@@ -44,14 +52,16 @@ class SlurmCluster:
 
     Args:
         name: Slurm's ClusterName.
+        profile: An InfluxDB to which the jobs' metrics are written, sampled every second.
     """
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, *, profile: InfluxServer | None = None) -> None:
         # The paths of Unix sockets are short: so is the folder's.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.folder.chmod(0o755)
         guard.watch("folder", str(self.folder))
         self.name = name or f"test{os.getpid()}"
+        self._profile = profile
         self.conf = self.folder / "slurm.conf"
         self._controller_port, self._node_port, self._accounting_port, self._database_port = free_ports(4)
         # In the order in which they start.
@@ -268,8 +278,15 @@ class SlurmCluster:
                 node=self._node_port,
                 accounting=self._accounting_port,
                 cpus=CPUS,
+                seconds=2 if self._profile is None else 1,
             )
         )
+        if self._profile is not None:
+            with self.conf.open("a") as conf:
+                conf.write("AcctGatherProfileType=acct_gather_profile/influxdb\n")
+            (self.folder / "acct_gather.conf").write_text(
+                _ACCT_GATHER_CONF.format(url=self._profile.url, database=DATABASE)
+            )
 
 
 # 253 is Slurm's SIG_OOM.
@@ -303,6 +320,13 @@ PidFile={folder}/state/slurmdbd.pid
 DebugLevel=info
 """
 
+_ACCT_GATHER_CONF = """\
+ProfileInfluxDBHost={url}
+ProfileInfluxDBDatabase={database}
+ProfileInfluxDBRTPolicy=autogen
+ProfileInfluxDBDefault=All
+"""
+
 _SLURM_CONF = """\
 ClusterName={name}
 SlurmctldHost=localhost(127.0.0.1)
@@ -320,7 +344,7 @@ ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/linux
-JobAcctGatherFrequency=task=2
+JobAcctGatherFrequency=task={seconds}
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU=64

@@ -284,7 +284,9 @@ async def test_pending_jobs_begin_when_slurm_thinks_that_the_ones_before_have_en
     asked = [running, waiting, array, held, "99999"]
 
     async def planned() -> dict[str, datetime] | None:
-        starts = await site.cluster.estimated_starts(asked)
+        observed = await site.cluster.query(dict.fromkeys(asked, site.since))
+        rows = {job_id: seen.rows for job_id, seen in observed.items() if isinstance(seen, Known)}
+        starts = {job_id: row.expected_start for job_id, of_job in rows.items() for row in of_job if row.expected_start}
         return starts if {waiting, array} <= starts.keys() else None
 
     starts = await await_until(planned, 90, "the backfill scheduler's plan", 0.5)

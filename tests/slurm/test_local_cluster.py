@@ -250,7 +250,6 @@ async def test_each_task_of_an_array_has_its_own_use(cluster: LocalCluster, work
     [one] = await cluster.steps(f"{job_id}_2")
     assert (one.state, str(one.exit_code), one.cpus, len(one.steps)) == ("FAILED", "2:0", 2, 1)
     assert await cluster.steps("4711") == []
-    assert await cluster.estimated_starts([job_id]) == {}
 
 
 async def test_an_id_is_never_given_twice(cluster: LocalCluster, work: Path, tmp_path: Path) -> None:
