@@ -32,10 +32,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, NamedTuple
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_REQUEST = 64 << 20
 MAX_SCRIPT = 4 << 20
 MAX_READ = 1 << 20
@@ -66,6 +66,7 @@ _SECRET = re.compile(r"\.[a-z][a-z0-9_.-]{0,60}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _POLL_SECONDS = 0.2
+_ENDING_SECONDS = 5.0
 
 
 class Refused(Exception):
@@ -395,20 +396,37 @@ def _refusing(where: str) -> Iterator[None]:
 # Processes
 
 
+class Ended(NamedTuple):
+    """How a command ended: what it said, its complaints, its exit code.
+
+    One that had to be killed did not answer: its code is None, and `why` says what there was too much of, or `stopped`.
+    """
+
+    stdout: bytes
+    stderr: bytes
+    code: int | None
+    why: str | None = None
+
+
 def run_command(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     stdin: bytes,
     timeout: float,
     *,
+    folder: str = "/",
     mask: int = 0o077,
     limit: int = MAX_SAID,
     stop: threading.Event | None = None,
-) -> tuple[bytes, bytes, int | None]:
-    """Run a command to its end: what it said, its complaints, and its exit code.
+    lifeline: bool = False,
+) -> Ended:
+    """Run a command to its end.
 
-    It is killed after `timeout` seconds, when it says more than `limit` bytes, or at `stop`; then it did not answer:
-    the code is None.
+    It is killed after `timeout` seconds (`time`), when it says more than `limit` bytes (`output`), or at `stop`
+    (`stopped`). Of its complaints the last are kept.
+
+    Args:
+        lifeline: Its standard input stays open; that it is closed is for the command the word to end all it has begun.
     """
     try:
         process = subprocess.Popen(
@@ -417,27 +435,28 @@ def run_command(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(environment),
-            cwd="/",
+            cwd=folder,
             umask=mask,
             # A signal to our own group must not cut a submission short.
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        said, hint = f"there is no {arguments[0]} on PATH", "install Slurm's commands on this host"
-        raise Refused("ClusterUnreachable", said, None, hint) from error
+        text, hint = f"there is no {arguments[0]} on PATH", "install Slurm's commands on this host"
+        raise Refused("ClusterUnreachable", text, None, hint) from error
     except OSError as error:
         raise Refused("ClusterUnreachable", f"{arguments[0]} cannot be started: {error.strerror}") from error
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    said_by = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    rest, deadline = memoryview(stdin), time.monotonic() + timeout
+    said, complaints = bytearray(), bytearray()
+    rest, deadline, why = memoryview(stdin), time.monotonic() + timeout, None
     with process.stdin, process.stdout, process.stderr, selectors.DefaultSelector() as waiting:
         os.set_blocking(process.stdin.fileno(), False)
         waiting.register(process.stdin, selectors.EVENT_WRITE)
-        waiting.register(process.stdout, selectors.EVENT_READ)
-        waiting.register(process.stderr, selectors.EVENT_READ)
-        while waiting.get_map() and (left := deadline - time.monotonic()) > 0 and not (stop and stop.is_set()):
+        waiting.register(process.stdout, selectors.EVENT_READ, said)
+        waiting.register(process.stderr, selectors.EVENT_READ, complaints)
+        while waiting.get_map() and why is None:
+            left = deadline - time.monotonic()
             for key, _events in waiting.select(min(left, _POLL_SECONDS) if stop else left):
                 if key.fileobj is process.stdin:
                     # A command that does not want its input may end before it has it all.
@@ -447,21 +466,33 @@ def run_command(
                         rest = rest[:0]
                     if not rest:
                         waiting.unregister(process.stdin)
-                        process.stdin.close()
+                        if not lifeline:
+                            process.stdin.close()
                 elif piece := os.read(key.fd, 1 << 16):
-                    said_by[key.fd] += piece
+                    key.data.extend(piece)
                 else:
                     waiting.unregister(key.fileobj)
-            if max(map(len, said_by.values())) > limit:
-                break
-        if not waiting.get_map():
+            del complaints[:-MAX_SAID]
+            if len(said) > limit:
+                why = "output"
+            elif stop and stop.is_set():
+                why = "stopped"
+            elif time.monotonic() >= deadline:
+                why = "time"
+        if why is None:
+            try:
+                return Ended(bytes(said), bytes(complaints), process.wait(max(deadline - time.monotonic(), 0)))
+            except subprocess.TimeoutExpired:
+                why = "time"
+        if lifeline:
+            process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(max(deadline - time.monotonic(), 0))
-                out, trouble = said_by.values()
-                return bytes(out), bytes(trouble), code
-        _kill(process)
+                process.wait(_ENDING_SECONDS)
+        # With what it started: a pipe that somebody holds open has no end.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return b"", b"", None
+    return Ended(b"", b"", None, why)
 
 
 def render(
@@ -470,11 +501,11 @@ def render(
     files: Mapping[str, bytes],
     limits: Mapping[str, Any],
     stop: threading.Event,
-) -> dict[str, Any]:
-    """Have an application served by the renderer, a Python and its program, and return the one message it ends with.
+) -> Ended:
+    """Have an application rendered by the renderer, a Python and its program: `applications/child/program.py`.
 
-    It works on a temporary copy, which is removed, and is the same program with the same limits as in
-    `applications/isolation.py`. All that it has started ends with it.
+    It works on a temporary copy, which is removed. All that it has started ends with it. What it says is for the worker
+    to read.
     """
     with tempfile.TemporaryDirectory(prefix="jobbergate-application-", ignore_cleanup_errors=True) as name:
         folder = os.path.join(os.path.realpath(name), "application")
@@ -484,106 +515,17 @@ def render(
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
             with open(target, "xb") as file:
                 file.write(content)
-        answers, answers_in = os.pipe()
-        try:
-            process = subprocess.Popen(
-                [renderer[0], "-I", renderer[1], str(answers_in)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                env={
-                    "PATH": ":".join(PATH),
-                    "LC_ALL": "C.UTF-8",
-                    "OMP_NUM_THREADS": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
-                pass_fds=(answers_in,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            os.close(answers)
-            raise Refused("RequestRefused", f"the renderer cannot be started: {error.strerror}", renderer[0]) from error
-        finally:
-            os.close(answers_in)
-        assert process.stdin is not None
-        assert process.stderr is not None
-        with os.fdopen(answers, "rb", buffering=0), process.stderr:
-            try:
-                # Nothing is ever unpickled here; the renderer is the worker's own program.
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(pickle.dumps({**request, "folder": folder, "limits": dict(limits)}))
-                    process.stdin.flush()
-                return _last_message(process, answers, process.stderr.fileno(), limits, stop)
-            finally:
-                # For the renderer this is the word to end everything.
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    _kill(process)
-                    process.wait()
-
-
-def _last_message(
-    process: subprocess.Popen[bytes], answers: int, stderr: int, limits: Mapping[str, Any], stop: threading.Event
-) -> dict[str, Any]:
-    said, trouble, deadline = bytearray(), b"", time.monotonic() + limits["seconds"]
-    waiting = select.poll()
-    waiting.register(answers, select.POLLIN)
-    waiting.register(stderr, select.POLLIN)
-    while b"\n" not in said[-(1 << 16) :]:
-        left = deadline - time.monotonic()
-        if left <= 0 or stop.is_set():
-            hint = "look for a loop without an end in jobbergate.py or a template"
-            return _error("LimitExceeded", f"the application took longer than {limits['seconds']:g} s", None, hint)
-        ended = process.poll() is not None
-        # Processes that it has left behind may keep the pipe open after its end: so no waiting without an end.
-        ready = dict(waiting.poll(0 if ended else min(left, _POLL_SECONDS) * 1000))
-        if stderr in ready:
-            part = os.read(stderr, 1 << 16)
-            trouble = (trouble + part)[-4000:]
-            if not part:
-                waiting.unregister(stderr)
-        data = os.read(answers, 1 << 16) if answers in ready else b""
-        said += data
-        if len(said) > limits["output"]:
-            text = f"the application's output is larger than {limits['output']} bytes"
-            return _error("LimitExceeded", text, None, "render less text")
-        if not data and (ended or answers in ready):
-            return _ended(process, trouble, limits)
-    try:
-        message = json.loads(said.partition(b"\n")[0])
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict):
-        return _error("ApplicationError", "the application's process answers with what is no answer", "jobbergate.py")
-    return message
-
-
-def _ended(process: subprocess.Popen[bytes], trouble: bytes, limits: Mapping[str, Any]) -> dict[str, Any]:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(2)
-    code = process.returncode
-    last = " ".join(trouble.decode(errors="replace").strip().splitlines()[-1:])
-    if code == -signal.SIGXCPU:
-        return _error("LimitExceeded", f"the application took longer than {limits['seconds']:g} s")
-    if "MemoryError" in last:
-        return _error("LimitExceeded", "the application took more memory than it may")
-    how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
-    text = f"the application ended the process that it ran in ({how}{f'; {last}' if last else ''})"
-    return _error("ApplicationError", text, "jobbergate.py", "it must not end its process, as os._exit does")
-
-
-def _error(kind: str, message: str, where: str | None = None, hint: str | None = None) -> dict[str, Any]:
-    return {"error": [kind, message, where, hint]}
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    # With what it started: a pipe that somebody holds open has no end.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        return run_command(
+            (renderer[0], "-I", renderer[1]),
+            {"PATH": ":".join(PATH), "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            # Nothing is ever unpickled here; the renderer is the worker's own program.
+            pickle.dumps({**request, "folder": folder, "limits": dict(limits)}),
+            limits["seconds"],
+            folder=folder,
+            limit=limits["output"],
+            stop=stop,
+            lifeline=True,
+        )
 
 
 # Requests
@@ -645,7 +587,7 @@ class Run:
 
     command: str
     arguments: list[str]
-    stdin: str
+    stdin: str = field(repr=False)
     timeout: float
 
     def serve(self, state: State) -> dict[str, Any]:
@@ -653,17 +595,16 @@ class Run:
         script = self.stdin.encode()
         if len(script) > MAX_SCRIPT:
             raise _bad(f"the script is larger than {MAX_SCRIPT >> 20} MiB", kind="SubmissionRefused")
-        sbatch = self.command == "sbatch"
-        out, trouble, code = run_command(
+        ended = run_command(
             (self._program(state), *self.arguments),
             self._environment(state),
             script,
             self.timeout,
             mask=state.hello.mask,
             # A submission is never cut short: it would be in doubt.
-            stop=None if sbatch else state.stop,
+            stop=None if self.command == "sbatch" else state.stop,
         )
-        return {"stdout": out.decode(errors="replace"), "stderr": trouble.decode(errors="replace"), "returncode": code}
+        return _in_json(ended)
 
     def _check(self) -> None:
         if self.command not in ("sbatch", "scancel") or not 0 < self.timeout <= MAX_SECONDS:
@@ -722,7 +663,7 @@ class WriteFiles:
     """See `write_files`."""
 
     directory: str
-    files: dict[str, str]
+    files: dict[str, str] = field(repr=False)
     ours: dict[str, str]
 
     def serve(self, state: State) -> dict[str, Any]:
@@ -734,7 +675,7 @@ class WriteSecret:
     """See `write_secret`."""
 
     path: str
-    text: str
+    text: str = field(repr=False)
 
     def serve(self, state: State) -> dict[str, Any]:
         if not _SECRET.fullmatch(os.path.basename(self.path)):
@@ -804,8 +745,8 @@ class ReadConsent:
 class Render:
     """See `render`. The request is written as `plain_from` reads it, the files are in base64."""
 
-    request: dict[str, Any]
-    files: dict[str, str]
+    request: dict[str, Any] = field(repr=False)
+    files: dict[str, str] = field(repr=False)
     limits: dict[str, float]
 
     def serve(self, state: State) -> dict[str, Any]:
@@ -818,12 +759,12 @@ class Render:
             0 < value <= (MAX_SECONDS if name == "seconds" else 1 << 40) for name, value in limits.items()
         ):
             raise _bad("these are no limits")
-        if not isinstance(request, dict) or request.get("do") not in ("render", "describe"):
-            raise _bad("the renderer renders and describes, and nothing else")
+        if not isinstance(request, dict) or request.get("do") != "render":
+            raise _bad("the renderer renders, and nothing else")
         whole = {name: value if name == "seconds" else int(value) for name, value in limits.items()}
         whole["output"] = min(int(whole["output"]), MAX_REQUEST)
         files = {path: base64.b64decode(content, validate=True) for path, content in self.files.items()}
-        return {"message": render(renderer, request, files, whole, state.stop)}
+        return _in_json(render(renderer, request, files, whole, state.stop))
 
 
 REQUESTS: dict[str, Any] = {
@@ -865,16 +806,16 @@ def answer(line: bytes, state: State) -> bytes:
 
 def built(kind: Any, values: Mapping[str, Any]) -> Any:
     """A request (or `Hello`) of these values, each of its type and none unknown."""
-    known = {field.name: field for field in fields(kind)}
+    known = {entry.name: entry for entry in fields(kind)}
     for name in values:
         if name not in known:
             raise _bad(f"{kind.__name__} has no {name[:100]!r}")
-    for name, field in known.items():
+    for name, entry in known.items():
         if name not in values:
-            if field.default is MISSING:
+            if entry.default is MISSING:
                 raise _bad(f"{kind.__name__} lacks {name!r}")
-        elif not _SHAPES[str(field.type)](values[name]):
-            raise _bad(f"{kind.__name__}.{name} is no {field.type}")
+        elif not _SHAPES[str(entry.type)](values[name]):
+            raise _bad(f"{kind.__name__}.{name} is no {entry.type}")
     return kind(**values)
 
 
@@ -892,6 +833,11 @@ def plain_from(value: Any) -> Any:
     if kind == "bytes":
         return base64.b64decode(inner, validate=True)
     return {"date": datetime.date, "datetime": datetime.datetime}[kind].fromisoformat(inner)
+
+
+def _in_json(ended: Ended) -> dict[str, Any]:
+    text = {name: base64.b64encode(getattr(ended, name)).decode() for name in ("stdout", "stderr")}
+    return {**text, "code": ended.code, "why": ended.why}
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -93,19 +93,19 @@ class OwnAccountDoor:
         """See `Door.run`."""
         stop = threading.Event()
 
-        def run() -> tuple[bytes, bytes, int | None]:
+        def run() -> deputy.Ended:
             return deputy.run_command(
                 arguments, environment, stdin.encode(), timeout, limit=MAX_OUTPUT_BYTES, stop=stop
             )
 
         try:
-            stdout, stderr, code = await asyncio.get_running_loop().run_in_executor(self._running, run)
+            ended = await asyncio.get_running_loop().run_in_executor(self._running, run)
         except deputy.Refused as error:
             raise error_of(error) from error
         finally:
             # Whoever no longer waits for the command wants it ended.
             stop.set()
-        return CommandResult(stdout.decode(errors="replace"), stderr.decode(errors="replace"), code)
+        return CommandResult.of(ended)
 
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""

@@ -99,6 +99,10 @@ def asked(state: State, do: str, **values: Any) -> dict[str, Any]:
     return reply
 
 
+def said_by(reply: dict[str, Any]) -> str:
+    return base64.b64decode(reply["ok"]["stdout"]).decode()
+
+
 def kind_of(reply: dict[str, Any]) -> str:
     return str(reply["error"]["kind"])
 
@@ -198,7 +202,7 @@ def test_shell_words_reach_the_command_as_they_are(commands: Callable[[str, str]
     with a_deputy(path=path) as talk:
         reply = talk.ask("run", command="sbatch", arguments=[words], stdin="scrîpt", timeout=20)
 
-    assert reply["ok"] == {"stdout": f"{words}\nscrîpt", "stderr": "", "returncode": 0}
+    assert (said_by(reply), reply["ok"]["code"], reply["ok"]["why"]) == (f"{words}\nscrîpt", 0, None)
 
 
 def test_a_command_sees_the_users_environment_and_nothing_else(
@@ -209,7 +213,7 @@ def test_a_command_sees_the_users_environment_and_nothing_else(
     with open("/dev/null") as file:
         os.set_inheritable(file.fileno(), True)
         with a_deputy(path=path, slurm_conf="/conf") as talk:
-            said = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=20)["ok"]["stdout"]
+            said = said_by(talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=20))
 
     names = {line.partition("=")[0] for line in said.splitlines() if "=" in line}
     assert names - {"PWD", "_", "SHLVL", "OLDPWD"} == {
@@ -234,7 +238,24 @@ def test_a_command_that_takes_too_long_did_not_answer(commands: Callable[[str, s
     with a_deputy(path=commands("sbatch", "sleep 60")) as talk:
         reply = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=0.3)
 
-    assert reply["ok"]["returncode"] is None
+    assert (reply["ok"]["code"], reply["ok"]["why"]) == (None, "time")
+
+
+def test_a_command_that_says_too_much_did_not_answer(commands: Callable[[str, str], list[str]]) -> None:
+    with a_deputy(path=commands("sbatch", "cat /dev/zero")) as talk:
+        reply = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=60)
+
+    assert (reply["ok"]["code"], reply["ok"]["why"]) == (None, "output")
+
+
+def test_the_last_complaints_of_a_command_are_kept(commands: Callable[[str, str], list[str]]) -> None:
+    with a_deputy(path=commands("sbatch", "head -c 3000000 /dev/zero >&2; echo done >&2; echo 5")) as talk:
+        reply = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=60)
+
+    assert (said_by(reply), reply["ok"]["code"]) == ("5\n", 0)
+    complaints = base64.b64decode(reply["ok"]["stderr"])
+    assert len(complaints) == deputy.MAX_SAID
+    assert complaints.endswith(b"\0done\n")
 
 
 def test_a_slow_submission_holds_nobody_up(commands: Callable[[str, str], list[str]], tmp_path: Path) -> None:
@@ -244,7 +265,7 @@ def test_a_slow_submission_holds_nobody_up(commands: Callable[[str, str], list[s
         talk.say({"id": 2, "do": "home"})
         assert talk.hear()["id"] == 2
         (tmp_path / "go").touch()
-        assert talk.hear()["ok"]["stdout"] == "5\n"
+        assert said_by(talk.hear()) == "5\n"
 
 
 def test_when_the_worker_dies_a_submission_is_finished_and_everything_else_ended(
@@ -259,7 +280,7 @@ def test_when_the_worker_dies_a_submission_is_finished_and_everything_else_ended
             talk.say({"id": number, "do": "run", **request})
         wait_until(lambda: (tmp_path / "sbatch").exists() and (tmp_path / "scancel").exists(), 20, "both to begin")
         talk.stdin.close()
-        assert talk.hear()["ok"]["returncode"] is None
+        assert talk.hear()["ok"]["why"] == "stopped"
         (tmp_path / "go").touch()
         assert talk.process.wait(30) == 0
 
@@ -511,6 +532,15 @@ def test_nothing_is_removed_through_a_link(state: State, tmp_path: Path) -> None
     assert kind_of(asked(state, "remove_files", paths=[f"{tmp_path}/run/file"])) == "FileRefused"
     assert asked(state, "remove_files", paths=[f"{tmp_path}/run"]) == {"ok": {}}
     assert (tmp_path / "other" / "file").exists()
+
+
+def test_what_is_written_and_run_is_in_no_requests_repr() -> None:
+    requests = [
+        deputy.WriteSecret("/run", "secret"), deputy.WriteFiles("/run", {"a": "secret"}, {}),
+        deputy.Run("sbatch", [], "secret", 5), deputy.Render({"answers": "secret"}, {"a": "secret"}, {}),
+    ]  # fmt: skip
+
+    assert [request for request in requests if "secret" in repr(request)] == []
 
 
 def test_data_travels_as_it_is(state: State, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobbergate_flows import applications
 from jobbergate_flows.applications import Application, ApplicationError, LimitExceeded, Limits
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm import deputy
@@ -40,6 +41,7 @@ from tests.cluster.waiting import await_until
 
 ME = OwnAccountDoor().user
 NOTHING: dict[str, str] = {}
+RENDERER = (sys.executable, str(Path(applications.__file__).parent / "child" / "program.py"))
 Open = Callable[..., DeputyDoor]
 
 
@@ -297,18 +299,15 @@ def application(code: str = "return []", script: str = "#!/bin/sh\nid -un\n") ->
 
 async def test_an_application_is_rendered_as_the_user(to: Open, how: Way, accounts: Accounts) -> None:
     door = to("alice", how, renderer=accounts.renderer())
-    door.bind()
     code = "data['who'] = os.getuid(); data['where'] = os.getcwd(); return []"
     script = "#!/bin/sh\n# {{ data.who }} {{ data.where }} {{ data.day.year }} {{ data.deep[1] }}\n"
 
-    rendered = await asyncio.to_thread(application(code, script).render, serve=door.serve)
+    rendered = await application(code, script).render_elsewhere(door.render)
 
     uid, where, *rest = rendered.text.splitlines()[1].removeprefix("# ").split()
     assert int(uid) == known_account("alice").uid
     assert rest == ["2026", "one"]
     assert not exists(where)
-    interface = await asyncio.to_thread(application().describe, serve=door.serve)
-    assert interface.complete
 
 
 @pytest.mark.parametrize(
@@ -324,20 +323,44 @@ async def test_an_application_is_bounded_there_too(
     to: Open, accounts: Accounts, code: str, limits: Limits, said: str
 ) -> None:
     door = to("alice", renderer=accounts.renderer())
-    door.bind()
 
     with pytest.raises(ApplicationError, match=said):
-        await asyncio.to_thread(application(code).render, limits=limits, serve=door.serve)
+        await application(code).render_elsewhere(door.render, limits=limits)
     assert await door.home() == "/home/alice"
 
 
 async def test_an_endless_output_is_bounded_there_too(to: Open, accounts: Accounts) -> None:
     door = to("alice", renderer=accounts.renderer())
-    door.bind()
     script = "#!/bin/sh\n{% for i in range(10**5) %}{{ 'x' * 100 }}{% endfor %}"
 
     with pytest.raises(LimitExceeded, match="output is larger"):
-        await asyncio.to_thread(application(script=script).render, limits=Limits(output=1 << 20), serve=door.serve)
+        await application(script=script).render_elsewhere(door.render, limits=Limits(output=1 << 20))
+
+
+@pytest.mark.parametrize(("ending", "said"), [("time.sleep(600)", "took longer"), ("os._exit(3)", "ended the process")])
+async def test_what_an_application_leaves_behind_ends_with_it(
+    own: Open, tmp_path: Path, ending: str, said: str
+) -> None:
+    note = tmp_path / "note"
+    code = (
+        "import time\n        if os.fork() == 0:\n            os.setsid()\n"
+        f"            open({str(note)!r}, 'w').write(str(os.getpid()))\n            time.sleep(600)\n"
+        f"        while not os.path.exists({str(note)!r}) or not open({str(note)!r}).read(): time.sleep(0.01)\n"
+        f"        {ending}"
+    )
+
+    with pytest.raises(ApplicationError, match=said):
+        await application(code).render_elsewhere(own(renderer=RENDERER).render, limits=Limits(seconds=2))
+
+    assert not exists(f"/proc/{note.read_text()}")
+
+
+async def test_a_thread_without_an_end_holds_no_rendering_up(own: Open) -> None:
+    code = "import threading; threading.Thread(target=threading.Event().wait).start(); return []"
+
+    rendered = await application(code).render_elsewhere(own(renderer=RENDERER).render)
+
+    assert rendered.text == "#!/bin/sh\nid -un\n"
 
 
 async def test_a_renderer_that_others_can_change_is_not_started(to: Open, accounts: Accounts, tmp_path: Path) -> None:
@@ -554,9 +577,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from(
-    ["stdout", "stderr", "returncode", "data", "size", "entries", "home", "text", "message", "digests"]
-)
+KEYS = st.sampled_from(["stdout", "stderr", "code", "why", "data", "size", "entries", "home", "text", "digests"])
 OK = st.fixed_dictionaries({"ok": st.dictionaries(KEYS, JSON, max_size=4) | JSON})
 ERROR = st.fixed_dictionaries(
     {"error": st.fixed_dictionaries({"kind": JSON, "message": JSON, "where": JSON, "hint": JSON}) | JSON}

@@ -98,9 +98,9 @@ def test_digits_are_those_of_ascii(digits: str) -> None:
     texts = dict.fromkeys(("time_limit", "nodes", "memory", "array", "gpus"), digits)
     values: list[dict[str, Any]] = [{name: value} for name, value in texts.items()]
     values += [{"tasks": digits}, {"array": f"1%{digits}"}, *({"extra": {name: digits}} for name in ALLOWED)]
-    for value in values:
+    for resources in values:
         with pytest.raises(OptionRefused):
-            check_resources(value)
+            check_resources(resources)
     # Prefect's server checks the form in Python, whose digits are all of Unicode's.
     for name, value in texts.items():
         with pytest.raises(jsonschema.ValidationError):
