@@ -47,6 +47,8 @@ AT_ONCE = 12
 """So many requests are served at the same time."""
 
 PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/opt/slurm/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
+SECRET_FILE = ".environment"
+"""Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
 SBATCH_OPTIONS = frozenset({
     "account", "array", "bb", "begin", "chdir", "cluster-constraint", "clusters", "comment", "constraint",
     "contiguous", "core-spec", "cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "deadline",
@@ -62,7 +64,6 @@ SBATCH_OPTIONS = frozenset({
 """sbatch's options that may be asked for: those of `options.py` and of `commands/sbatch.py`."""
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SECRET = re.compile(r"\.[a-z][a-z0-9_.-]{0,60}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _POLL_SECONDS = 0.2
@@ -102,7 +103,9 @@ def check_directory(directory: str) -> None:
         raise Refused("DirectoryRefused", said, directory) from error
 
 
-def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str], mask: int = 0o077) -> dict[str, str]:
+def write_files(
+    directory: str, files: Mapping[str, str], ours: Mapping[str, str], *, in_place: bool = False, mask: int = 0o077
+) -> dict[str, str]:
     """Write files below a directory, which is made when its parent exists; return the digest of each.
 
     The directory is opened once, and from there on every folder by its descriptor: whatever is swapped for a symbolic
@@ -110,17 +113,19 @@ def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str
 
     Args:
         ours: Relative path -> digest of what may be replaced.
+        in_place: The directory, and what is below, may be somebody else's. Otherwise all of it must be this user's own.
         mask: The umask of what is made.
     """
     contents = {path: text.encode() for path, text in files.items()}
     for path in contents:
         _parts(path)
-    base = _open_run_directory(directory, mask)
-    try:
+    with _run_directory(directory, mask) as base:
+        if not in_place:
+            _check_own(base, directory, "DirectoryRefused")
         to_write = {}
         for path, content in contents.items():
             where, name = f"{directory.rstrip('/')}/{path}", _parts(path)[-1]
-            with _refusing(where), _folder_of(base, path, directory, None) as folder:
+            with _refusing(where), _folder_of(base, path, directory, own=not in_place) as folder:
                 there = None if folder is None else _digest_at(folder, name, where)
             if there is not None and there not in (digest_of(content), ours.get(path)):
                 raise _not_ours(where)
@@ -128,40 +133,36 @@ def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str
                 to_write[path] = there
         for path, there in to_write.items():
             where, name = f"{directory.rstrip('/')}/{path}", _parts(path)[-1]
-            with _refusing(where), _folder_of(base, path, directory, mask) as folder:
+            with _refusing(where), _folder_of(base, path, directory, mask, own=not in_place) as folder:
                 assert folder is not None
                 with _written(folder, contents[path], 0o666 & ~mask) as temporary:
                     _move(folder, temporary, name, there, where)
-    finally:
-        os.close(base)
     return {path: digest_of(content) for path, content in contents.items()}
 
 
-def write_secret(path: str, text: str) -> None:
-    """Write one file of mode 0600 into a directory that is the user's own, in the place of whatever is there."""
-    folder_name, name = os.path.split(path)
-    if not os.path.isabs(path) or not name:
-        raise Refused("FileRefused", "this is no absolute path of a file", path)
-    with _refusing(path), _opened(folder_name) as folder:
-        if os.fstat(folder).st_uid != os.geteuid():
-            raise Refused("FileRefused", "the directory belongs to somebody else", folder_name)
+def write_secret(directory: str, text: str) -> None:
+    """Write `SECRET_FILE`, of mode 0600, into a run's directory that is this user's own, whatever is there before."""
+    where = f"{directory.rstrip('/')}/{SECRET_FILE}"
+    with _run_directory(directory) as folder, _refusing(where):
+        _check_own(folder, directory, "DirectoryRefused")
         with _written(folder, text.encode(), 0o600) as temporary:
-            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.replace(temporary, SECRET_FILE, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def remove_files(paths: Sequence[str]) -> None:
-    """Remove files; missing ones are no error, and links are removed, not followed."""
+def remove_files(directory: str, paths: Sequence[str]) -> None:
+    """Remove files below a run's directory; missing ones are no error, and links are removed, not followed."""
     for path in paths:
-        folder_name, name = os.path.split(path)
-        if not os.path.isabs(path) or not name:
-            raise Refused("FileRefused", "this is no absolute path of a file", path)
-        try:
-            with _refusing(path), _opened(folder_name) as folder:
-                os.unlink(name, dir_fd=folder)
-        except Refused as error:
-            gone = isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError))
-            if not gone or os.path.islink(folder_name):
-                raise
+        _parts(path)
+    try:
+        with _run_directory(directory) as base:
+            for path in paths:
+                with _refusing(f"{directory.rstrip('/')}/{path}"), _folder_of(base, path, directory) as folder:
+                    if folder is not None:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(_parts(path)[-1], dir_fd=folder)
+    except Refused as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
 
 
 def read(path: str, offset: int, limit: int) -> tuple[bytes, int] | None:
@@ -277,38 +278,36 @@ def _parts(path: str) -> tuple[str, ...]:
     return parts
 
 
-def _open_run_directory(directory: str, mask: int) -> int:
+@contextlib.contextmanager
+def _run_directory(directory: str, mask: int | None = None) -> Iterator[int]:
+    """A run's directory, open, and made where a mask is given."""
     parent, name = os.path.split(directory.rstrip("/"))
     if not os.path.isabs(directory) or name in ("", ".", "..") or _CONTROL.search(directory):
         raise Refused("DirectoryRefused", f"{directory!r} is no absolute path", "directory", "write it from / on")
     try:
         above = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o777 & ~mask, dir_fd=above)
-            return os.open(name, _FOLDER, dir_fd=above)
+            if mask is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o777 & ~mask, dir_fd=above)
+            base = os.open(name, _FOLDER, dir_fd=above)
         finally:
             os.close(above)
     except OSError as error:
         if os.path.islink(directory.rstrip("/")):
             hint = "name the directory that it leads to"
             raise Refused("DirectoryRefused", "the run's directory is a symbolic link", directory, hint) from error
-        said = f"the run's directory cannot be made: {error.strerror}"
+        said = f"the run's directory cannot be {'used' if mask is None else 'made'}: {error.strerror}"
         raise Refused("DirectoryRefused", said, directory) from error
-
-
-@contextlib.contextmanager
-def _opened(folder: str) -> Iterator[int]:
-    descriptor = os.open(folder, _FOLDER)
     try:
-        yield descriptor
+        yield base
     finally:
-        os.close(descriptor)
+        os.close(base)
 
 
 @contextlib.contextmanager
-def _folder_of(base: int, path: str, where: str, mask: int | None) -> Iterator[int | None]:
-    """The folder of a file, made where a mask is given; None where it is missing."""
+def _folder_of(base: int, path: str, where: str, mask: int | None = None, *, own: bool = False) -> Iterator[int | None]:
+    """The folder of a file, made where a mask is given; None where it is missing. `own`: nobody else has made it."""
     with contextlib.ExitStack() as stack:
         folder = base
         for part in _parts(path)[:-1]:
@@ -328,7 +327,15 @@ def _folder_of(base: int, path: str, where: str, mask: int | None) -> Iterator[i
                     raise Refused("FileRefused", "the path leads through a symbolic link", where) from error
                 raise
             stack.callback(os.close, folder)
+            if own:
+                _check_own(folder, where, "FileRefused")
         yield folder
+
+
+def _check_own(folder: int, where: str, kind: str) -> None:
+    # In a base that others may write to, one of them may have made it before us, and would own all that is in it.
+    if os.fstat(folder).st_uid != os.geteuid():
+        raise Refused(kind, "the directory belongs to somebody else", where, "run in a directory of your own")
 
 
 def _digest_at(folder: int, name: str, where: str) -> str | None:
@@ -665,22 +672,22 @@ class WriteFiles:
     directory: str
     files: dict[str, str] = field(repr=False)
     ours: dict[str, str]
+    in_place: bool
 
     def serve(self, state: State) -> dict[str, Any]:
-        return {"digests": write_files(self.directory, self.files, self.ours, state.hello.mask)}
+        mask = state.hello.mask
+        return {"digests": write_files(self.directory, self.files, self.ours, in_place=self.in_place, mask=mask)}
 
 
 @dataclass(frozen=True)
 class WriteSecret:
     """See `write_secret`."""
 
-    path: str
+    directory: str
     text: str = field(repr=False)
 
     def serve(self, state: State) -> dict[str, Any]:
-        if not _SECRET.fullmatch(os.path.basename(self.path)):
-            raise Refused("FileRefused", "this is no place for a secret", self.path, "its name begins with a dot")
-        write_secret(self.path, self.text)
+        write_secret(self.directory, self.text)
         return {}
 
 
@@ -688,10 +695,11 @@ class WriteSecret:
 class RemoveFiles:
     """See `remove_files`."""
 
+    directory: str
     paths: list[str]
 
     def serve(self, state: State) -> dict[str, Any]:
-        remove_files(self.paths)
+        remove_files(self.directory, self.paths)
         return {}
 
 
@@ -873,6 +881,7 @@ def _is_text(value: Any) -> bool:
 _SHAPES: dict[str, Callable[[Any], bool]] = {
     "str": _is_text,
     "str | None": lambda value: value is None or isinstance(value, str),
+    "bool": lambda value: type(value) is bool,
     "int": lambda value: type(value) is int,
     "float": _is_number,
     "list[str]": _is_texts,

@@ -217,7 +217,12 @@ class DeputyDoor:
         await self._ask("check_directory", _nothing, directory=directory)
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
         digests = {path: deputy.digest_of(text.encode()) for path, text in files.items()}
@@ -233,15 +238,16 @@ class DeputyDoor:
             directory=directory,
             files=dict(files),
             ours=dict(ours or {}),
+            in_place=in_place,
         )
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await self._ask("write_secret", _nothing, path=path, text=text)
+        await self._ask("write_secret", _nothing, directory=directory, text=text)
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
-        await self._ask("remove_files", _nothing, paths=list(paths))
+        await self._ask("remove_files", _nothing, directory=directory, paths=list(paths))
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`; at most 1 MiB."""

@@ -57,14 +57,19 @@ class Door(Protocol):
         """See `Cluster.check_directory`."""
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
@@ -112,18 +117,23 @@ class OwnAccountDoor:
         await _in_thread(lambda: deputy.check_directory(directory))
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
-        return await _in_thread(lambda: deputy.write_files(directory, files, ours or {}))
+        return await _in_thread(lambda: deputy.write_files(directory, files, ours or {}, in_place=in_place))
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await _in_thread(lambda: deputy.write_secret(path, text))
+        await _in_thread(lambda: deputy.write_secret(directory, text))
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
-        await _in_thread(lambda: deputy.remove_files(paths))
+        await _in_thread(lambda: deputy.remove_files(directory, paths))
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`."""

@@ -23,6 +23,7 @@ from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLi
 from jobbergate_flows.slurm.states import summarize
 from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
+    SECRET_FILE,
     SubmissionOrder,
     home_expanded,
     settle_cancelled,
@@ -271,4 +272,4 @@ class ClusterSession:
         """Remove the file that held what must not be in the script."""
         row = await asyncio.to_thread(self.ledger.get, job.key)
         if row is not None and row.secret_path is not None:
-            await self.cluster.remove_files([row.secret_path])
+            await self.cluster.remove_files(row.directory, [SECRET_FILE])

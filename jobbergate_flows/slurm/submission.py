@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import PurePath, PurePosixPath
 
 from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest, Witness
 from jobbergate_flows.slurm.directives import parse_arguments, parse_directives
 from jobbergate_flows.slurm.errors import (
@@ -50,7 +51,7 @@ _WITNESS_NAME = "jobbergate-flows-witness"
 # Below, the controller itself remembers a job; above, accounting may have forgotten it.
 _WITNESS_NEEDED_AFTER = timedelta(minutes=1)
 _WITNESS_GOOD_FOR = timedelta(days=1)
-SECRET_FILE = ".environment"
+SECRET_FILE = deputy.SECRET_FILE
 """Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
 
 
@@ -326,10 +327,10 @@ class _Submitting:
         files = {**order.script.files, order.script_file: order.script.text}
         ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
         try:
-            written = await self._cluster.write_files(row.directory, files, ours=ours)
+            written = await self._cluster.write_files(row.directory, files, ours=ours, in_place=order.in_place)
             await asyncio.to_thread(self._ledger.mark_written, row.key, written)
             if order.secret is not None and row.secret_path is not None:
-                await self._cluster.write_secret(row.secret_path, order.secret)
+                await self._cluster.write_secret(row.directory, order.secret)
         except OSError as error:
             raise FileRefused(
                 f"the run's files cannot be written: {error.strerror or error}", where=row.directory
@@ -349,11 +350,10 @@ class _Submitting:
     async def _remove_files(self, row: Submission) -> None:
         order = self._order
         names = [order.script_file, *order.script.files] if not order.in_place else []
-        paths = [f"{row.directory}/{name}" for name in names]
         if row.secret_path is not None:
-            paths.append(row.secret_path)
+            names.append(SECRET_FILE)
         try:
-            await self._cluster.remove_files(paths)
+            await self._cluster.remove_files(row.directory, names)
         except SlurmError as error:
             _logger.warning("Files of a submission that was given up are left in %s: %s", row.directory, error)
 

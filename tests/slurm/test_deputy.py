@@ -23,6 +23,7 @@ from jobbergate_flows.slurm.cluster import SubmitRequest
 from jobbergate_flows.slurm.commands import Sbatch, Scancel
 from jobbergate_flows.slurm.deputy import Hello, Refused, State, answer, digest_of
 from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.submission import SECRET_FILE
 from tests.cluster.waiting import wait_until
 
 PROGRAM = Path(deputy.__file__)
@@ -330,7 +331,7 @@ def test_no_umask_lets_others_write(umask: str) -> None:
 
 def test_the_sites_umask_holds(tmp_path: Path) -> None:
     with a_deputy(umask="027") as talk:
-        assert "ok" in talk.ask("write_files", directory=f"{tmp_path}/run", files={"a/b": "x"}, ours={})
+        assert "ok" in talk.ask("write_files", directory=f"{tmp_path}/run", files={"a/b": "x"}, ours={}, in_place=False)
 
     modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "run", tmp_path / "run/a", tmp_path / "run/a/b")]
     assert modes == [0o750, 0o750, 0o640]
@@ -372,7 +373,9 @@ def test_a_line_that_is_no_request_is_answered_and_the_next_one_served(talk: Tal
         {"do": "read", "path": "/x", "offset": True, "limit": 1},
         {"do": "read", "path": "/x", "offset": -1, "limit": 1},
         {"do": "read", "path": "/x", "offset": 0, "limit": (1 << 20) + 1}, {"do": "eval", "code": "1"},
-        {"do": "write_files", "directory": "/x", "files": {"a": 1}, "ours": {}}, {"do": "remove_files", "paths": "/x"},
+        {"do": "write_files", "directory": "/x", "files": {"a": 1}, "ours": {}, "in_place": False},
+        {"do": "write_files", "directory": "/x", "files": {}, "ours": {}, "in_place": 1},
+        {"do": "remove_files", "directory": "/x", "paths": "a"},
         {"do": "list_files", "directory": "/x", "limit": 10**9}, {"do": "__class__"}, {"do": "render", "request": {}},
         {"do": "run", "command": "sbatch", "arguments": [], "stdin": "", "timeout": 1e9},
         {"do": "run", "command": "sbatch", "arguments": [], "stdin": "", "timeout": float("nan")},
@@ -412,7 +415,7 @@ def test_a_request_of_100_megabytes_ends_it() -> None:
 
 
 def test_half_a_request_at_the_end_is_none(talk: Talk, tmp_path: Path) -> None:
-    talk.stdin.write(json.dumps({"id": 1, "do": "remove_files", "paths": [str(tmp_path)]}).encode())
+    talk.stdin.write(json.dumps({"id": 1, "do": "remove_files", "directory": str(tmp_path), "paths": ["a"]}).encode())
     talk.stdin.close()
 
     assert "has no end" in talk.hear()["error"]["message"]
@@ -423,7 +426,9 @@ def test_half_a_request_at_the_end_is_none(talk: Talk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "", ".", "a/", "a\0b", "a\nb", "..", "\x1b]0;x"])
 def test_a_files_name_stays_below_the_directory(state: State, tmp_path: Path, name: str) -> None:
-    reply = asked(state, "write_files", directory=str(tmp_path / "run"), files={"good": "", name: "x"}, ours={})
+    reply = asked(
+        state, "write_files", directory=str(tmp_path / "run"), files={"good": "", name: "x"}, ours={}, in_place=False
+    )
 
     assert kind_of(reply) == "FileRefused"
     assert not (tmp_path / "run" / "good").exists()
@@ -431,7 +436,7 @@ def test_a_files_name_stays_below_the_directory(state: State, tmp_path: Path, na
 
 @pytest.mark.parametrize("name", ["-rf", "$(reboot)", "a b", "'", "ü", "~", "*"])
 def test_a_strange_name_is_a_name(state: State, tmp_path: Path, name: str) -> None:
-    reply = asked(state, "write_files", directory=str(tmp_path / name), files={name: "x"}, ours={})
+    reply = asked(state, "write_files", directory=str(tmp_path / name), files={name: "x"}, ours={}, in_place=False)
 
     assert reply == {"ok": {"digests": {name: digest_of(b"x")}}}
     assert (tmp_path / name / name).read_text() == "x"
@@ -439,7 +444,7 @@ def test_a_strange_name_is_a_name(state: State, tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("directory", ["relative", "", "/", "/tmp/..", "/tmp/.", "/tmp/a\nb", "/tmp/\0"])
 def test_a_runs_directory_is_an_absolute_path(state: State, directory: str) -> None:
-    reply = asked(state, "write_files", directory=directory, files={"a": "x"}, ours={})
+    reply = asked(state, "write_files", directory=directory, files={"a": "x"}, ours={}, in_place=False)
 
     assert kind_of(reply) == "DirectoryRefused"
 
@@ -448,7 +453,7 @@ def test_a_runs_directory_is_no_link(state: State, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "other")
 
-    reply = asked(state, "write_files", directory=f"{tmp_path}/run/", files={"a": "x"}, ours={})
+    reply = asked(state, "write_files", directory=f"{tmp_path}/run/", files={"a": "x"}, ours={}, in_place=False)
 
     assert "symbolic link" in reply["error"]["message"]
     assert list((tmp_path / "other").iterdir()) == []
@@ -509,34 +514,56 @@ def test_files_are_written_where_there_are_no_hard_links(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("name", ["environment", "..", ".", ".ssh/authorized_keys", ".a/../b", ".\n", ".A"])
-def test_only_a_hidden_file_is_a_secret(state: State, tmp_path: Path, name: str) -> None:
-    (tmp_path / ".ssh").mkdir()
+@pytest.mark.parametrize("values", [{"path": "/x/.ssh/authorized_keys"}, {"directory": "/x", "name": ".bashrc"}])
+def test_a_secret_has_one_name_only(state: State, tmp_path: Path, values: dict[str, str]) -> None:
+    assert kind_of(asked(state, "write_secret", text="x", **values)) == "RequestRefused"
 
-    assert kind_of(asked(state, "write_secret", path=f"{tmp_path}/{name}", text="x")) == "FileRefused"
+    assert asked(state, "write_secret", directory=str(tmp_path), text="x") == {"ok": {}}
+    assert [path.name for path in tmp_path.iterdir()] == [SECRET_FILE]
 
 
 def test_a_secret_is_not_written_through_a_link(state: State, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "other")
 
-    assert kind_of(asked(state, "write_secret", path=f"{tmp_path}/run/.environment", text="x")) == "FileRefused"
+    assert kind_of(asked(state, "write_secret", directory=f"{tmp_path}/run", text="x")) == "DirectoryRefused"
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_nothing_is_removed_through_a_link(state: State, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("directory", "path"),
+    [("run", "file"), (".", "run/file"), (".", "other/../other/file"), ("other", "../other/file")],
+)
+def test_nothing_is_removed_through_a_link_or_outside(state: State, tmp_path: Path, directory: str, path: str) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     (tmp_path / "run").symlink_to(tmp_path / "other")
 
-    assert kind_of(asked(state, "remove_files", paths=[f"{tmp_path}/run/file"])) == "FileRefused"
-    assert asked(state, "remove_files", paths=[f"{tmp_path}/run"]) == {"ok": {}}
+    refused = asked(state, "remove_files", directory=os.path.normpath(tmp_path / directory), paths=[path])
+
+    assert kind_of(refused) in ("FileRefused", "DirectoryRefused")
     assert (tmp_path / "other" / "file").exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "", ".", "..", "a/", "a\nb"])
+def test_what_is_removed_is_named_below_the_directory(state: State, tmp_path: Path, path: str) -> None:
+    (tmp_path / "good").touch()
+
+    assert kind_of(asked(state, "remove_files", directory=str(tmp_path), paths=["good", path])) == "FileRefused"
+    assert (tmp_path / "good").exists()
+
+
+def test_a_link_is_removed_itself(state: State, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+
+    assert asked(state, "remove_files", directory=str(tmp_path), paths=["link"]) == {"ok": {}}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_what_is_written_and_run_is_in_no_requests_repr() -> None:
     requests = [
-        deputy.WriteSecret("/run", "secret"), deputy.WriteFiles("/run", {"a": "secret"}, {}),
+        deputy.WriteSecret("/run", "secret"), deputy.WriteFiles("/run", {"a": "secret"}, {}, False),
         deputy.Run("sbatch", [], "secret", 5), deputy.Render({"answers": "secret"}, {"a": "secret"}, {}),
     ]  # fmt: skip
 

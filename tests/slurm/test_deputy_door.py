@@ -180,7 +180,7 @@ async def test_files_are_the_users_and_nobody_elses(to: Open, how: Way, accounts
     run = Path(await door.home()) / f"run-{type(how).__name__}"
 
     digests = await door.write_files(str(run), {"job.sh": "1", "in/put": "2"})
-    await door.write_secret(f"{run}/.environment", "KEY=1")
+    await door.write_secret(str(run), "KEY=1")
 
     alice = known_account("alice")
     for path in (run, run / "in", *(run / name for name in (*digests, ".environment"))):
@@ -191,7 +191,7 @@ async def test_files_are_the_users_and_nobody_elses(to: Open, how: Way, accounts
     assert chunk is not None
     assert (chunk.data, chunk.size) == (b"1", 1)
     assert [entry.path for entry in await door.list_files(str(run))] == [".environment", "in/put", "job.sh"]
-    await door.remove_files([f"{run}/.environment"])
+    await door.remove_files(str(run), [".environment"])
     assert not (run / ".environment").exists()
 
 
@@ -205,14 +205,38 @@ async def test_what_is_not_the_users_stays_so(to: Open, how: Way, accounts: Acco
         door.read("/etc/shadow"),
         door.write_files(f"{bob}/run", {"private": "x"}),
         door.write_files("/root/run", {"a": "x"}),
-        door.write_secret(f"{bob}/run/.environment", "x"),
-        door.write_secret("/tmp/.environment", "x"),
-        door.remove_files([f"{bob}/run/private"]),
+        door.write_secret(f"{bob}/run", "x"),
+        door.write_secret("/tmp", "x"),
+        door.remove_files(f"{bob}/run", ["private"]),
         door.check_directory(str(bob)),
     ):
         with pytest.raises((FileRefused, DirectoryRefused)):
             await forbidden
     assert (bob / "run" / "private").read_text() == "precious"
+
+
+async def test_what_somebody_else_made_before_us_is_no_runs_directory(
+    to: Open, how: Way, accounts: Accounts, tmp_path: Path
+) -> None:
+    base = accounts.folder / f"shared-{type(how).__name__}"
+    base.mkdir()
+    base.chmod(0o777)
+    accounts.run_as("bob", "sh", "-c", f"umask 0; mkdir {base}/run {base}/bobs {base}/bobs/sub")
+    door = to("alice", how)
+    await door.write_files(f"{base}/own", {"a": "1"})
+    (base / "own").chmod(0o777)
+    accounts.run_as("bob", "sh", "-c", f"umask 0; mkdir {base}/own/sub")
+
+    with pytest.raises(DirectoryRefused, match="belongs to somebody else"):
+        await door.write_files(f"{base}/run", {"a": "1"})
+    with pytest.raises(DirectoryRefused, match="belongs to somebody else"):
+        await door.write_secret(f"{base}/run", "KEY=1")
+    with pytest.raises(FileRefused, match="belongs to somebody else"):
+        await door.write_files(f"{base}/own", {"new": "1", "sub/a": "1"})
+
+    assert sorted(path.name for path in base.rglob("*") if path.is_file()) == ["a"]
+    await door.write_files(f"{base}/bobs", {"a": "1", "sub/b": "1"}, in_place=True)
+    assert (base / "bobs" / "sub" / "b").read_text() == "1"
 
 
 async def test_the_worker_acts_for_nobody_else(to: Open, how: Way) -> None:
@@ -689,7 +713,7 @@ async def test_a_job_belongs_to_its_user(users: Users, how: Way, monkeypatch: py
     assert not [line for line in said.splitlines() if line.startswith(("PREFECT", "SUDO_", "PYTHON"))]
     assert {"HOME=/home/alice", "USER=alice", "LOGNAME=alice"} <= set(said.splitlines())
     assert os.stat("/home/alice/out.txt").st_uid == known_account("alice").uid
-    await cluster.remove_files(["/home/alice/out.txt"])
+    await cluster.remove_files("/home/alice", ["out.txt"])
 
 
 async def test_a_job_is_found_and_cancelled_by_its_own_user_only(users: Users, how: Way) -> None:
