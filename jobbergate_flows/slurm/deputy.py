@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import errno
 import hashlib
 import json
@@ -504,7 +503,7 @@ def run_command(
 
 def render(
     renderer: Sequence[str],
-    request: Mapping[str, Any],
+    plain: Mapping[str, Any],
     files: Mapping[str, bytes],
     limits: Mapping[str, Any],
     stop: threading.Event,
@@ -513,6 +512,9 @@ def render(
 
     It works on a temporary copy, which is removed. All that it has started ends with it. What it says is for the worker
     to read.
+
+    Args:
+        plain: What is to be rendered; it is the renderer that reads it.
     """
     with tempfile.TemporaryDirectory(prefix="jobbergate-application-", ignore_cleanup_errors=True) as name:
         folder = os.path.join(os.path.realpath(name), "application")
@@ -526,7 +528,7 @@ def render(
             (renderer[0], "-I", renderer[1]),
             {"PATH": ":".join(PATH), "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             # Nothing is ever unpickled here; the renderer is the worker's own program.
-            pickle.dumps({**request, "folder": folder, "limits": dict(limits)}),
+            pickle.dumps({"do": "render", "plain": plain, "folder": folder, "limits": dict(limits)}),
             limits["seconds"],
             folder=folder,
             limit=limits["output"],
@@ -751,14 +753,14 @@ class ReadConsent:
 
 @dataclass(frozen=True)
 class Render:
-    """See `render`. The request is written as `plain_from` reads it, the files are in base64."""
+    """See `render`. The files are in base64."""
 
-    request: dict[str, Any] = field(repr=False)
+    plain: dict[str, Any] = field(repr=False)
     files: dict[str, str] = field(repr=False)
     limits: dict[str, float]
 
     def serve(self, state: State) -> dict[str, Any]:
-        renderer, limits, request = state.hello.renderer, self.limits, plain_from(self.request)
+        renderer, limits = state.hello.renderer, self.limits
         if renderer is None:
             raise _bad("this deputy was told of no renderer")
         for path in renderer:
@@ -767,12 +769,10 @@ class Render:
             0 < value <= (MAX_SECONDS if name == "seconds" else 1 << 40) for name, value in limits.items()
         ):
             raise _bad("these are no limits")
-        if not isinstance(request, dict) or request.get("do") != "render":
-            raise _bad("the renderer renders, and nothing else")
         whole = {name: value if name == "seconds" else int(value) for name, value in limits.items()}
         whole["output"] = min(int(whole["output"]), MAX_REQUEST)
         files = {path: base64.b64decode(content, validate=True) for path, content in self.files.items()}
-        return _in_json(render(renderer, request, files, whole, state.stop))
+        return _in_json(render(renderer, self.plain, files, whole, state.stop))
 
 
 REQUESTS: dict[str, Any] = {
@@ -802,14 +802,12 @@ def answer(line: bytes, state: State) -> bytes:
             raise _bad(
                 f"there is no request {str(do)[:100]!r}", "the worker is newer than this deputy: install it again"
             )
-        reply = {"id": request_id, "ok": built(REQUESTS[do], request).serve(state)}
+        done = built(REQUESTS[do], request).serve(state)
+        return json.dumps({"id": request_id, "ok": done}).encode() + b"\n"
     except Refused as error:
-        said = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
-        reply = {"id": request_id, "error": said}
+        return _in_error(request_id, error)
     except Exception as error:
-        said = {"kind": "Failed", "message": f"{type(error).__name__}: {error}", "where": None, "hint": None}
-        reply = {"id": request_id, "error": said}
-    return json.dumps(reply).encode() + b"\n"
+        return _in_error(request_id, Refused("Failed", f"{type(error).__name__}: {error}"))
 
 
 def built(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -827,20 +825,9 @@ def built(kind: Any, values: Mapping[str, Any]) -> Any:
     return kind(**values)
 
 
-def plain_from(value: Any) -> Any:
-    """A value that JSON has no words for as it is: of YAML's types, a mapping is `{"dict": [[key, value], ...]}`."""
-    if isinstance(value, list):
-        return [plain_from(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, inner),) = value.items()
-    if kind == "dict":
-        return {plain_from(key): plain_from(entry) for key, entry in inner}
-    if kind in ("set", "tuple"):
-        return (set if kind == "set" else tuple)(plain_from(entry) for entry in inner)
-    if kind == "bytes":
-        return base64.b64decode(inner, validate=True)
-    return {"date": datetime.date, "datetime": datetime.datetime}[kind].fromisoformat(inner)
+def _in_error(request_id: int | None, error: Refused) -> bytes:
+    said = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
+    return json.dumps({"id": request_id, "error": said}).encode() + b"\n"
 
 
 def _in_json(ended: Ended) -> dict[str, Any]:
@@ -895,10 +882,6 @@ _SHAPES: dict[str, Callable[[Any], bool]] = {
 # The program
 
 
-class _FramingLost(Exception):
-    pass
-
-
 class _Lines:
     """The lines of a descriptor."""
 
@@ -907,12 +890,12 @@ class _Lines:
         self._buffer = bytearray()
 
     def next(self, timeout: float) -> bytes | None:
-        """The next line; None at the end; TimeoutError when none comes."""
+        """The next line; None at the end; TimeoutError when none comes; Refused when none can be told any more."""
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > MAX_REQUEST:
-                raise _FramingLost(f"a request is larger than {MAX_REQUEST >> 20} MiB")
+                raise _bad(f"a request is larger than {MAX_REQUEST >> 20} MiB")
             if not select.select([self._descriptor], [], [], timeout)[0]:
                 raise TimeoutError
             try:
@@ -921,7 +904,7 @@ class _Lines:
                 piece = b""
             if not piece:
                 if self._buffer:
-                    raise _FramingLost("the last request has no end")
+                    raise _bad("the last request has no end")
                 return None
             self._buffer += piece
         line = bytes(self._buffer[:end])
@@ -951,10 +934,8 @@ def main() -> int:
             while rest:
                 rest = rest[os.write(1, rest) :]
 
-    def complain(error: Refused | _FramingLost) -> int:
-        message = error.message if isinstance(error, Refused) else str(error)
-        said = {"kind": "RequestRefused", "message": message, "where": None, "hint": None}
-        say(json.dumps({"id": None, "error": said}).encode() + b"\n")
+    def complain(error: Refused) -> int:
+        say(_in_error(None, error))
         return 2
 
     user = pwd.getpwuid(os.geteuid()).pw_name
@@ -972,14 +953,14 @@ def main() -> int:
         settings.check()
     except TimeoutError:
         return 0
-    except (Refused, _FramingLost) as error:
+    except Refused as error:
         return complain(error)
     os.umask(settings.mask)
     state = State(settings)
     return _serve(lines, state, say, complain)
 
 
-def _serve(lines: _Lines, state: State, say: Callable[[bytes], None], complain: Callable[[_FramingLost], int]) -> int:
+def _serve(lines: _Lines, state: State, say: Callable[[bytes], None], complain: Callable[[Refused], int]) -> int:
     pool = ThreadPoolExecutor(AT_ONCE)
     pending: set[Future[None]] = set()
     code = 0
@@ -990,7 +971,7 @@ def _serve(lines: _Lines, state: State, say: Callable[[bytes], None], complain: 
             if not pending:
                 break
             continue
-        except _FramingLost as error:
+        except Refused as error:
             code = complain(error)
             break
         if line is None:

@@ -311,7 +311,7 @@ class DeputyDoor:
                 _ended,
                 seconds=limits.seconds + _SLACK_SECONDS,
                 allowance=2 * limits.output + 2 * deputy.MAX_SAID,
-                request=plain_to(dict(request)),
+                plain=plain_to(dict(request)),
                 files={path: base64.b64encode(content).decode() for path, content in files.items()},
                 limits=asdict(limits),
             )
@@ -413,7 +413,7 @@ class DeputyDoor:
 
 
 def plain_to(value: Any) -> Any:
-    """A value as JSON can say it; `deputy.plain_from` gives it back.
+    """A value as JSON can say it; `applications/child/plain.py` gives it back.
 
     Raises:
         RequestRefused: It has a type that neither JSON nor YAML has.

@@ -297,8 +297,7 @@ def test_when_the_worker_dies_the_renderer_ends(tmp_path: Path) -> None:
     )
     limits = {"seconds": 60, "memory": 1 << 30, "output": 1 << 20, "processes": 64}
     with a_deputy(renderer=[sys.executable, str(program)]) as talk:
-        request = {"dict": [["do", "render"]]}
-        talk.say({"id": 1, "do": "render", "request": request, "files": {"a/b": "eA=="}, "limits": limits})
+        talk.say({"id": 1, "do": "render", "plain": {"dict": []}, "files": {"a/b": "eA=="}, "limits": limits})
         wait_until((tmp_path / "pid").exists, 20, "the renderer")
         talk.stdin.close()
         assert talk.process.wait(30) == 0
@@ -312,7 +311,7 @@ def test_an_applications_file_stays_below_its_folder(name: str, tmp_path: Path) 
     program.write_text("")
     limits = {"seconds": 5, "memory": 1 << 30, "output": 1 << 20, "processes": 64}
     state = State(Hello(renderer=[sys.executable, str(program)]))
-    values = {"request": {"dict": [["do", "render"]]}, "limits": limits, "files": {name: "eA=="}}
+    values = {"plain": {"dict": []}, "limits": limits, "files": {name: "eA=="}}
 
     assert kind_of(asked(state, "render", **values)) == "FileRefused"
 
@@ -376,7 +375,7 @@ def test_a_line_that_is_no_request_is_answered_and_the_next_one_served(talk: Tal
         {"do": "write_files", "directory": "/x", "files": {"a": 1}, "ours": {}, "in_place": False},
         {"do": "write_files", "directory": "/x", "files": {}, "ours": {}, "in_place": 1},
         {"do": "remove_files", "directory": "/x", "paths": "a"},
-        {"do": "list_files", "directory": "/x", "limit": 10**9}, {"do": "__class__"}, {"do": "render", "request": {}},
+        {"do": "list_files", "directory": "/x", "limit": 10**9}, {"do": "__class__"}, {"do": "render", "plain": {}},
         {"do": "run", "command": "sbatch", "arguments": [], "stdin": "", "timeout": 1e9},
         {"do": "run", "command": "sbatch", "arguments": [], "stdin": "", "timeout": float("nan")},
     ],

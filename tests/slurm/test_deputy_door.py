@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from jobbergate_flows import applications
 from jobbergate_flows.applications import Application, ApplicationError, LimitExceeded, Limits
+from jobbergate_flows.applications.child.plain import plain_from
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.accounts import Account, AccountRefused, AccountRules, known_account
@@ -387,6 +388,15 @@ async def test_a_thread_without_an_end_holds_no_rendering_up(own: Open) -> None:
     assert rendered.text == "#!/bin/sh\nid -un\n"
 
 
+async def test_a_deputy_renders_where_and_as_it_says_itself(own: Open) -> None:
+    request = {"do": "describe", "config": {}, "folder": "/etc", "limits": {"seconds": 1}}
+
+    ended = await own(renderer=RENDERER).render(request, application().files, Limits())
+
+    # It lacks what rendering needs, and describing does not.
+    assert b"KeyError" in ended.stdout
+
+
 async def test_a_renderer_that_others_can_change_is_not_started(to: Open, accounts: Accounts, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text("")
@@ -406,7 +416,7 @@ async def test_a_renderer_that_others_can_change_is_not_started(to: Open, accoun
     )
 )
 def test_a_request_reaches_the_renderer_as_it_is(value: Any) -> None:
-    assert deputy.plain_from(json.loads(json.dumps(plain_to(value)))) == value
+    assert plain_from(json.loads(json.dumps(plain_to(value)))) == value
 
 
 # Living and dying

@@ -36,6 +36,11 @@ def main() -> None:
         os.dup2(empty.fileno(), 0)
     request = pickle.load(requests)
     _take_on(request["limits"])
+    if "plain" in request:
+        from jobbergate_flows.applications.child.plain import plain_from
+
+        # What the deputy itself says of it holds.
+        request = {**plain_from(request.pop("plain")), **request}
     from jobbergate_flows.applications.child.service import serve
     from jobbergate_flows.applications.errors import ApplicationError
 
