@@ -50,10 +50,9 @@ class AccountSessions:
             )
         if account not in self._sessions:
             door = self._door(account)
-            door.bind()
             cluster = CommandCluster(self.own.cluster.name, door, watching=self._watching, slurm_conf=self._slurm_conf)
             self._sessions[account] = ClusterSession(
-                cluster, self.own.ledger, tracker=self.own.tracker, serve=door.serve, home=door.home
+                cluster, self.own.ledger, tracker=self.own.tracker, serve=door.render, home=door.home
             )
         return self._sessions[account]
 

@@ -20,7 +20,9 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -68,6 +70,10 @@ class WrongArgument(JobbergateFlowsError):
     """A task was called with something of another type."""
 
 
+# Not the event loop's own threads: they are few, and applications that take their time would hold up everything.
+_rendering = ThreadPoolExecutor(4, thread_name_prefix="render-job-script")
+
+
 async def _render_job_script(
     application: Application | str | Path,
     answers: Mapping[str, Any] | None,
@@ -85,10 +91,11 @@ async def _render_job_script(
     elif not isinstance(application, Application):
         application = await asyncio.to_thread(load_application, application)
     session = entered_session()
-    serve = session.serve if session is not None else None
-    return await asyncio.to_thread(
-        application.render, answers, job_name=job_name or None, sbatch=tuple(sbatch), serve=serve
-    )
+    job_name, sbatch = job_name or None, tuple(sbatch)
+    if session is not None and session.serve is not None:
+        return await application.render_elsewhere(session.serve, answers, job_name=job_name, sbatch=sbatch)
+    render = partial(copy_context().run, application.render, answers, job_name=job_name, sbatch=sbatch)
+    return await asyncio.get_running_loop().run_in_executor(_rendering, render)
 
 
 async def _rendered(

@@ -19,6 +19,7 @@ from pathlib import PurePath, PurePosixPath
 
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest, Witness
 from jobbergate_flows.slurm.directives import parse_arguments, parse_directives
 from jobbergate_flows.slurm.errors import (
@@ -52,7 +53,7 @@ _WITNESS_NAME = "jobbergate-flows-witness"
 # Below, the controller itself remembers a job; above, accounting may have forgotten it.
 _WITNESS_NEEDED_AFTER = timedelta(minutes=1)
 _WITNESS_GOOD_FOR = timedelta(days=1)
-SECRET_FILE = ".environment"
+SECRET_FILE = deputy.SECRET_FILE
 """Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
 
 
@@ -194,7 +195,7 @@ async def remove_secret(cluster: Cluster, row: Submission) -> None:
     if row.secret_path is None:
         return
     try:
-        await cluster.remove_files([row.secret_path])
+        await cluster.remove_files(row.directory, [SECRET_FILE])
     except JobbergateFlowsError as error:
         _logger.error("The secrets of %s are left in %s: %s", row.name_in_slurm, row.secret_path, error)
 
@@ -365,10 +366,10 @@ class _Submitting:
         files = {**order.script.files, order.script_file: order.script.text}
         ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
         try:
-            written = await self._cluster.write_files(row.directory, files, ours=ours)
+            written = await self._cluster.write_files(row.directory, files, ours=ours, in_place=order.in_place)
             await asyncio.to_thread(self._ledger.mark_written, row.key, written)
             if order.secret is not None and row.secret_path is not None:
-                await self._cluster.write_secret(row.secret_path, order.secret)
+                await self._cluster.write_secret(row.directory, order.secret)
         except OSError as error:
             raise FileRefused(
                 f"the run's files cannot be written: {error.strerror or error}", where=row.directory
@@ -391,9 +392,8 @@ class _Submitting:
         await remove_secret(self._cluster, row)
         if order.in_place:
             return
-        names = [order.script_file, *order.script.files]
         try:
-            await self._cluster.remove_files([f"{row.directory}/{name}" for name in names])
+            await self._cluster.remove_files(row.directory, [order.script_file, *order.script.files])
         except SlurmError as error:
             _logger.warning("Files of a submission that was given up are left in %s: %s", row.directory, error)
 

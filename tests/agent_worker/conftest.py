@@ -55,6 +55,23 @@ class Workshop:
         """Have one of the worker's services run; to be called in the supervisor's loop."""
         self.tasks.add(asyncio.create_task(service))
 
+    async def close(self) -> None:
+        """End what is left, and stop: coroutines that are still alive would be thrown away at any later moment."""
+        # By its class: a test may have put something else in the place of `cancel`.
+        await FaultyCluster.cancel(self.cluster, [row.job_id for row in self.ledger.recent() if row.job_id])
+
+        async def all_gone() -> bool:
+            return not self.supervisor.held
+
+        async def end_services() -> None:
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+
+        await self.supervisor.do(end_services())
+        await await_until(all_gone, 30, "the end of all runs")
+        await self.supervisor.stop()
+
     async def deploy(self, application: Application) -> DeployedApplication:
         return await adeploy_application(application, work_pool=self.pool)
 
@@ -136,8 +153,7 @@ async def workshop(prefect_server: PrefectServer, tmp_path: Path, cluster: Fault
     folder = tmp_path / "work"
     folder.mkdir()
     supervisor = await started(Admission(AccountSessions(session), Rules(ME), pool))
-    yield Workshop(folder, pool, cluster, session, supervisor)
-    jobs = [row.job_id for row in ledger.recent() if row.job_id is not None]
-    await FaultyCluster(tmp_path / "cluster").cancel(jobs)
-    await supervisor.stop()
+    made = Workshop(folder, pool, cluster, session, supervisor)
+    yield made
+    await made.close()
     ledger.close()

@@ -20,6 +20,7 @@ from jobbergate_flows.applications.isolation import Limits
 from jobbergate_flows.deployments import DeployedApplication
 from jobbergate_flows.slurm import patience
 from jobbergate_flows.slurm.accounts import DirectoryDown
+from jobbergate_flows.slurm.deputy import Ended
 from jobbergate_flows.slurm.deputy_door import DeputyDoor, OwnAccount
 from jobbergate_flows.slurm.errors import ClusterUnreachable
 from tests.agent_worker.conftest import Workshop
@@ -118,19 +119,18 @@ class FailingAccount:
         monkeypatch.setattr(patience, "RETRY_SECONDS", (0.01,))
 
     async def expanded(self, directory: str | PurePath) -> str:
-        self._door.bind()
         self.down -= 1
         if self.down > 0:
             raise DirectoryDown("the user directory does not answer")
         return str(directory)
 
-    def serve(self, request: Mapping[str, Any], files: Mapping[str, bytes], limits: Limits) -> Mapping[str, Any]:
+    async def serve(self, request: Mapping[str, Any], files: Mapping[str, bytes], limits: Limits) -> Ended:
         self.renderings += 1
         if self.renderings <= self._lost:
             raise ClusterUnreachable("the deputy has ended")
         # What was down is down again when the job is to be submitted.
         self.down = 3
-        return self._door.serve(request, files, limits)
+        return await self._door.render(request, files, limits)
 
     async def close(self) -> None:
         await self._door.close()

@@ -141,7 +141,7 @@ def test_only_the_last_life_of_a_requeued_job_counts_and_the_others_are_named() 
     job = of(last, first)
 
     assert (job.state, job.cpu, job.earlier) == ("COMPLETED", 0.1, (first,))
-    assert "NODE_FAIL after 00:10:00" in efficiency_markdown(efficiency([first, last]))
+    assert "NODE\\_FAIL after 00:10:00" in efficiency_markdown(efficiency([first, last]))
     assert [life.state for life in from_accounting("6").jobs[0].earlier] == ["REQUEUED"]
 
 

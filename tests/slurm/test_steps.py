@@ -12,7 +12,8 @@ GIB = 1024**3
 
 
 def record(job_id: str = "3", raw_id: str = "3", **more: Any) -> JobRecord:
-    return JobRecord(job_id, raw_id, "COMPLETED", **({"start": BEGAN, "nodes": 1, "cpus": 1} | more))
+    values: dict[str, Any] = {"start": BEGAN, "nodes": 1, "cpus": 1} | more
+    return JobRecord(job_id, raw_id, "COMPLETED", **values)
 
 
 def test_the_tasks_of_an_array_go_by_their_raw_ids() -> None:

@@ -274,6 +274,23 @@ async def test_in_place_our_own_files_are_replaced(
     assert (base / "data/in.txt").read_text() == "2\n"
 
 
+@pytest.mark.usefixtures("accounts")
+async def test_only_in_place_may_the_directory_be_somebody_elses(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, base: Path
+) -> None:
+    os.mkdir(order.run_directory)
+    for directory in (order.run_directory, str(base)):
+        os.chown(directory, 1, -1)
+
+    with pytest.raises(DirectoryRefused, match="belongs to somebody else"):
+        await submit_once(cluster, ledger, order)
+
+    assert row_of(ledger, order).status is SubmissionStatus.REFUSED
+    assert os.listdir(order.run_directory) == []
+    in_place = replace(order, in_place=True, key=SubmissionKey("run 2", "script"))
+    assert (await submit_once(cluster, ledger, in_place)).directory == str(base)
+
+
 async def test_a_secret_is_its_owners_only_and_not_in_the_ledger(
     cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, tmp_path: Path
 ) -> None:
@@ -499,7 +516,7 @@ async def test_a_secret_that_cannot_be_removed_is_named_and_holds_up_nothing(
     await begun(cluster, ledger, replace(order, secret="s3cret"))
     ledger.request_cancel(KEY.token)
 
-    async def refuse(_cluster: Cluster, _paths: object) -> None:
+    async def refuse(_cluster: Cluster, _directory: object, _paths: object) -> None:
         raise error
 
     monkeypatch.setattr(FaultyCluster, "remove_files", refuse)
