@@ -18,8 +18,9 @@ from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
-from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
+from jobbergate_flows.job_pages import job_script_markdown
 from jobbergate_flows.live import live_report
+from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
@@ -94,13 +95,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
             ending = state_after(ending, job, decided, datetime.now(UTC))
         if not ending.is_scheduled():
             await force_state(flow_run.id, ending)
-    details = await session.details(job)
-    artifacts = await RunArtifacts.of(flow_run, job.key)
-    await artifacts.add(
-        "job-summary",
-        summary_markdown(job, status, details.fields),
-        description=f"Slurm job {job.job_id}: {status.message}",
-    )
+    await publish_job(session, job, status, await RunArtifacts.of(flow_run, job.key), logger, results=False)
     await session.mark_told(job)
     return ending if ending is not None and ending.is_scheduled() else None
 

@@ -13,6 +13,7 @@ Each has an async twin whose name begins with `a`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -74,11 +75,25 @@ async def ametrics_markdown(
     Raises:
         DrawingFailed: The plots could not be drawn. For the others see `ajob_metrics`.
     """
+    found, allocations = await _read(job, metrics, cluster)
+    return await plots_markdown(job, found, allocations, zone=zone)
+
+
+async def plots_markdown(
+    job: SlurmJob, metrics: JobMetrics, allocations: Sequence[Allocation], *, zone: str | None = None
+) -> str:
+    """As `ametrics_markdown`, of metrics that were read already.
+
+    Args:
+        allocations: What the job was given: the limits that are drawn.
+
+    Raises:
+        DrawingFailed
+    """
     from jobbergate_flows.metrics.drawing import adraw, image
     from jobbergate_flows.metrics.plots import plots
 
-    found, allocations = await _read(job, metrics, cluster)
-    made = await asyncio.to_thread(plots, found, allocations)
+    made = await asyncio.to_thread(plots, metrics, allocations)
     if not made:
         return f"# Metrics of job {job.job_id}\n\nThere is no sample of it: it was too short for one, or none came yet."
     svgs = await adraw(made, zone=zone)

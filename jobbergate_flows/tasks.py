@@ -42,10 +42,10 @@ from jobbergate_flows.blocks.application import aload_application
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
-from jobbergate_flows.job_pages import job_script_markdown, summary_markdown
+from jobbergate_flows.job_pages import job_script_markdown
 from jobbergate_flows.job_task import job_task
 from jobbergate_flows.live import live_report
-from jobbergate_flows.results_page import results_markdown
+from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.run_labels import label_run
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
@@ -215,23 +215,9 @@ async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
     _expect(SlurmJob, job=job, made_by="submit_job_script")
     session = await session_for(cluster)
     status = await session.status(job)
-    details = await session.details(job)
     row = await asyncio.to_thread(session.ledger.get, job.key)
     artifacts = await _artifacts(job, row.call if row is not None else "")
-    await artifacts.add(
-        "job-summary",
-        summary_markdown(job, status, details.fields),
-        description=f"Slurm job {job.job_id}: {status.message}",
-        task_run_id=_task_run_id(),
-    )
-    results = await session.results(job)
-    if results.files or (row is not None and row.result_files):
-        await artifacts.add(
-            "results",
-            await results_markdown(session.cluster, job, results, without=_outputs(job)),
-            description=f"{len(results.files)} files of Slurm job {job.job_id}",
-            task_run_id=_task_run_id(),
-        )
+    await publish_job(session, job, status, artifacts, _logger(), task_run_id=_task_run_id())
 
 
 @job_task("render_job_script")
@@ -370,13 +356,17 @@ def cancel_job(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> N
 
 @job_task("publish_results")
 async def apublish_results(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
-    """Publish a job's summary as an artifact. The async twin of `publish_results`."""
+    """Publish what an ended job has left, as artifacts. The async twin of `publish_results`."""
     await _publish_results(job, cluster)
 
 
 @job_task("publish_results")
 def publish_results(job: SlurmJob, *, cluster: SlurmCluster | str | None = None) -> None:
-    """Publish an ended job's summary (ids, partition, nodes, times, exit code, reason) as an artifact of the run."""
+    """Publish what an ended job has left, as artifacts of the run.
+
+    Its summary (ids, partition, nodes, times, exit code, reason), its efficiency with advice for the next time, plots
+    of its metrics where the setting `metrics` names a block, and its result files.
+    """
     run_coro_as_sync(_publish_results(job, cluster))
 
 
@@ -427,12 +417,6 @@ def _call_identity(key: str | None) -> Iterator[str]:
         _calls[count] += 1
     finally:
         _submitting.discard(run)
-
-
-def _outputs(job: SlurmJob) -> set[str]:
-    """The files of a job's output, which is in the run's logs, relative to its directory."""
-    given = (job.standard_output or "", job.standard_error or "")
-    return {path.removeprefix(f"{job.directory}/") for path in given}
 
 
 async def _artifacts(job: SlurmJob, call: str) -> RunArtifacts:

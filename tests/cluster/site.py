@@ -146,6 +146,13 @@ class Site:
             )
         return {_PAGE.split(str(artifact.key), maxsplit=1)[1]: artifact.data for artifact in found}
 
+    async def artifact_keys(self, run_id: UUID) -> set[str]:
+        async with get_client() as client:
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            )
+        return {str(artifact.key) for artifact in found}
+
     async def pages(self, run_id: UUID, name: str) -> list[str]:
         """What all artifacts of that name say, the oldest first: each attempt has its own."""
         async with get_client() as client:

@@ -32,7 +32,7 @@ def test_a_job_is_a_table_and_advice() -> None:
 # Efficiency of job 6
 
 |  |  |
-| --- | --- |
+|---|---|
 | Job | 6 |
 | State | COMPLETED |
 | Started | 2026-11-21 13:00:00 CET |
@@ -65,11 +65,11 @@ def test_an_array_is_a_table_over_all_and_one_of_its_tasks() -> None:
 
     markdown = efficiency_markdown(efficiency([*tasks, a_job(job_id="6_3", state="PENDING", start=None, allocated={})]))
 
-    assert "| CPU efficiency | 25 % | 50 % | 75 % | 6_0 | 3 of 4 |" in markdown
-    assert "| Memory | 25 % | 38 % | 50 % | 6_1 | 2 of 4 |" in markdown
-    assert "| Time limit | 67 % | 67 % | 67 % | 6_0 | 3 of 4 |" in markdown
-    assert "| 6_1 | COMPLETED | 50 % | 1 GiB of 4 GiB, 25 % | 01:00:00 of 01:30:00, 67 % |" in markdown
-    assert "| 6_3 | PENDING | not known: it has not started yet | not known: it has not started yet |  |" in markdown
+    assert "| CPU efficiency | 25 % | 50 % | 75 % | 6\\_0 | 3 of 4 |" in markdown
+    assert "| Memory | 25 % | 38 % | 50 % | 6\\_1 | 2 of 4 |" in markdown
+    assert "| Time limit | 67 % | 67 % | 67 % | 6\\_0 | 3 of 4 |" in markdown
+    assert "| 6\\_1 | COMPLETED | 50 % | 1 GiB of 4 GiB, 25 % | 01:00:00 of 01:30:00, 67 % |" in markdown
+    assert "| 6\\_3 | PENDING | not known: it has not started yet | not known: it has not started yet |  |" in markdown
 
 
 def test_scripts_get_numbers_and_null_for_what_is_not_known() -> None:
@@ -89,7 +89,7 @@ def test_scripts_get_numbers_and_null_for_what_is_not_known() -> None:
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 KiB"), (4096, "4 KiB"), (MIB, "1 MiB"), (int(1.55 * MIB), "1.5 MiB"), (1023 * MIB, "1023 MiB"),
+    [(0, "0 B"), (4096, "4 KiB"), (MIB, "1 MiB"), (int(1.55 * MIB), "1.5 MiB"), (1023 * MIB, "1023 MiB"),
      (int(3.14 * GIB), "3.1 GiB"), (2048 * GIB, "2 TiB")],
 )  # fmt: skip
 def test_sizes_have_units(size: int, text: str) -> None:
