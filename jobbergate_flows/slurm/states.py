@@ -94,6 +94,9 @@ _STUCK_REASONS = {
     "JobHeldUser",
     "JobHeldAdmin",
     "JobHoldMaxRequeue",
+    # Words of the controller's own, which stand in the reason's place: squeue shows such a job as PENDING.
+    "job requeued in held state",
+    "launch failed requeued held",
 }
 
 # Worst first: the order in which an array's tasks decide for the whole.
