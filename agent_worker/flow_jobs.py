@@ -17,6 +17,7 @@ from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.artifacts import acreate_markdown, job_script_markdown, summary_markdown
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
+from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
@@ -52,14 +53,17 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> N
     """Follow a submitted flow's job to its end, and settle the run's state with it."""
     logger = flow_run_logger(flow_run)
     follower = RunFollower(flow_run.id)
+    reporter = JobReporter(job, flow_run.id)
 
     async def show(status: JobStatus) -> None:
         logger.info("Job %s: %s", job.job_id, status.message)
+        await reporter.tell(status)
         if status.phase is Phase.PENDING:
             await follower.tell(state_for(status, job))
 
     status = await session.wait(job, on_status=show)
     await follower.settle()
+    await reporter.settle()
     await session.remove_secret(job)
     run = await read_run(flow_run.id)
     if run is None:

@@ -40,6 +40,7 @@ from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_task import job_task
+from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
@@ -131,6 +132,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     session = await session_for(cluster)
     logger = _logger()
     follower = RunFollower.here() if follow_state else None
+    reporter = JobReporter.here(job)
     shown: JobStatus | None = None
 
     async def show_status(status: JobStatus) -> None:
@@ -138,6 +140,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
         if shown is None or (status.name, status.message) != (shown.name, shown.message):
             logger.info("Job %s: %s", job.job_id, status.message)
         shown = status
+        await reporter.tell(status)
         if follower is not None and not status.final:
             await follower.tell(state_for(status, job))
 
@@ -150,6 +153,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     finally:
         if follower is not None:
             await follower.settle()
+    await reporter.settle()
     if state_for(status).is_completed():
         return status
     return state_for(status, job, data=JobFailed(job, status))
