@@ -25,7 +25,9 @@ def job_script_markdown(script: JobScript) -> str:
     """The job script as submitted, and its supporting files folded below it."""
     parts = [f"# Job script of {script.name}", _code(script.text, "bash"), f"Digest: `{script.digest}`"]
     for path, text in script.files.items():
-        parts.append(f"<details><summary>Supporting file {_text(path)}</summary>\n\n{_code(text)}\n\n</details>")
+        parts.append(
+            f"<details><summary>Supporting file {markdown_text(path)}</summary>\n\n{_code(text)}\n\n</details>"
+        )
     return "\n\n".join(parts)
 
 
@@ -55,12 +57,12 @@ def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]
         "Standard error": "" if job.standard_error == job.standard_output else (job.standard_error or ""),
     }
     table = ["| | |", "|---|---|"]
-    table += [f"| {label} | {_text(value)} |" for label, value in rows.items() if value]
-    parts = [f"# {_text(status.name)}: {_text(status.message)}", "\n".join(table)]
+    table += [f"| {label} | {markdown_text(value)} |" for label, value in rows.items() if value]
+    parts = [f"# {markdown_text(status.name)}: {markdown_text(status.message)}", "\n".join(table)]
     if job.array and status.rows:
         tasks = ["| Task | State | Exit code | Nodes |", "|---|---|---|---|"]
         tasks += [
-            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {_text(row.nodes or '')} |"
+            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {markdown_text(row.nodes or '')} |"
             for row in status.rows[:1000]
         ]
         parts.append("## Array tasks\n\n" + "\n".join(tasks))
@@ -96,7 +98,7 @@ def _code(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
-def _text(value: str) -> str:
+def markdown_text(value: str) -> str:
     """One table cell's text: Slurm lets users put pipes, newlines and markup into names."""
     value = " ".join(value.split())
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", value)

@@ -171,7 +171,7 @@ class EventOutbox:
         for waiting in batch:
             if waiting.event.id not in known:
                 related = await self._relations.of(client, waiting.flow_run_id)
-                events.append(waiting.event.model_copy(update={"related": related}))
+                events.append(waiting.event.model_copy(update={"related": [*waiting.event.related, *related]}))
         await _post(client, events)
 
 

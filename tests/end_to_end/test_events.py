@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
+from prefect.utilities.slugify import slugify
 
 from tests.cluster.events import await_events, names
 from tests.cluster.site import Site, script_application
@@ -95,6 +99,33 @@ async def test_an_ordinary_flows_job_is_told_too(site: Site, tmp_path: Path) -> 
     assert {"flow-run", "flow", "deployment", "work-pool", "worker"} <= {
         entry["prefect.resource.role"] for entry in found[-1]["related"]
     }
+
+
+@pytest.mark.slurm
+async def test_a_worker_says_when_slurm_is_away_and_when_it_is_back(site: Site) -> None:
+    worker = f"prefect.worker.jobbergate-slurm.{slugify(f'{socket.gethostname()} {site.pool}')}"
+    asked: Any = {"resource": worker, "name": "slurm.worker.*"}
+    before = len(await await_events("its first word", **asked))
+    site.slurm.stop_service("slurmctld")
+    try:
+        found = await await_events("trouble", lambda events: len(events) > before, timeout=90, **asked)
+        assert found[before]["event"] == "slurm.worker.unhealthy"
+        assert "slurmctld" in found[before]["payload"]["summary"]
+        await await_until(lambda: _artifact_says(worker, "**not well**"), 30, "the artifact")
+    finally:
+        site.slurm.start_service("slurmctld")
+    found = await await_events("the end of it", lambda events: len(events) > before + 1, timeout=90, **asked)
+    assert found[before + 1]["event"] == "slurm.worker.healthy"
+    assert found[before + 1]["related"][0]["prefect.resource.name"] == site.pool
+
+
+async def _artifact_says(worker: str, text: str) -> bool:
+    key = f"slurm-worker-{worker.rpartition('.')[2]}"
+    async with get_client() as client:
+        latest = await client.read_latest_artifacts(
+            artifact_filter=ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key]))
+        )
+    return any(text in str(artifact.data) for artifact in latest)
 
 
 async def _followed_twice(site: Site, run_id: UUID) -> bool:
