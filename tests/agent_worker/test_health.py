@@ -153,6 +153,9 @@ async def test_a_worker_tells_how_it_is_and_its_health_check_when_its_runs_hang(
     finally:
         worker.stop()
 
+    # By this an automation knows that its silence is meant.
+    (stopped,) = await await_events("its last word", name="prefect.worker.stopped")
+    assert stopped["resource"]["prefect.resource.id"] == said["resource"]["prefect.resource.id"]
     assert said["event"] == HEALTHY
     assert said["resource"]["prefect.resource.id"] == "prefect.worker.jobbergate-slurm.hangs"
     assert [entry["prefect.resource.id"] for entry in said["related"]] == [f"prefect.work-pool.{pool.id}"]
