@@ -237,8 +237,10 @@ async def test_a_job_that_is_followed_again_by_a_restarted_worker_notifies_no_se
         server.stop()
         server.start()
         await JobReporter(job, None).tell(ended)
-        await tell("another", "FAILED")
-        assert await receiver.subjects(2) == ["mine of alice: Failed", "another of alice: Failed"]
+        for number, name in enumerate(("another", "a third"), 2):
+            await tell(name, "FAILED")
+            subjects = await receiver.subjects(number)
+    assert subjects == ["mine of alice: Failed", "another of alice: Failed", "a third of alice: Failed"]
 
 
 async def _written(job: SlurmJob) -> bool:
