@@ -9,6 +9,7 @@ from jobbergate_flows.slurm.accounts import AccountRefused
 from jobbergate_flows.slurm.command_cluster import CommandCluster
 from jobbergate_flows.slurm.deputy_door import DeputyDoor, OwnAccount
 from jobbergate_flows.slurm.door import OwnAccountDoor
+from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.ledger import SubmissionStatus
 from jobbergate_flows.slurm.session import ClusterSession
 
@@ -28,6 +29,8 @@ class AccountSessions:
         self.own = own
         self._open_door = open_door
         self._slurm_conf = slurm_conf
+        # One for all: it has threads of its own.
+        self._watching = OwnAccountDoor()
         self._doors: dict[str, DeputyDoor] = {}
         self._sessions: dict[str, ClusterSession] = {}
 
@@ -47,12 +50,9 @@ class AccountSessions:
             )
         if account not in self._sessions:
             door = self._door(account)
-            door.bind()
-            cluster = CommandCluster(
-                self.own.cluster.name, door, watching=OwnAccountDoor(), slurm_conf=self._slurm_conf
-            )
+            cluster = CommandCluster(self.own.cluster.name, door, watching=self._watching, slurm_conf=self._slurm_conf)
             self._sessions[account] = ClusterSession(
-                cluster, self.own.ledger, tracker=self.own.tracker, serve=door.serve, home=door.home
+                cluster, self.own.ledger, tracker=self.own.tracker, serve=door.render, home=door.home
             )
         return self._sessions[account]
 
@@ -61,12 +61,12 @@ class AccountSessions:
         rows = await asyncio.to_thread(self.own.ledger.of_flow_run, flow_run_id)
         return self.of(rows[-1].user) if rows else self.own
 
-    async def with_job(self, flow_run_id: str) -> ClusterSession | None:
-        """The session of a flow run that has a job whose end was not told yet; None when it has none."""
+    async def with_job(self, flow_run_id: str) -> tuple[ClusterSession, SlurmJob] | None:
+        """A flow run's job whose end was not told yet, and the session of its account; None where it has none."""
         for row in await asyncio.to_thread(self.own.ledger.of_flow_run, flow_run_id):
             submitted = row.status is SubmissionStatus.SUBMITTED
-            if submitted or (row.status is SubmissionStatus.FINAL and not row.told):
-                return self.of(row.user)
+            if row.job is not None and (submitted or (row.status is SubmissionStatus.FINAL and not row.told)):
+                return self.of(row.user), row.job
         return None
 
     async def read_consent(self, account: str) -> str | None:

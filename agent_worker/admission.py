@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -16,7 +17,14 @@ from prefect.states import Failed
 
 from agent_worker.accounts import AccountSessions
 from agent_worker.configuration import FlowJobConfiguration
-from agent_worker.identity.audit import AuditLog, AuditUnavailable, record_of, record_of_job
+from agent_worker.identity.audit import (
+    AuditLog,
+    AuditRecord,
+    AuditUnavailable,
+    record_of,
+    record_of_job,
+    record_of_taken_up,
+)
 from agent_worker.identity.bindings import Bindings, BindingsBroken, BindingsFile
 from agent_worker.identity.consent import Consent, parse
 from agent_worker.identity.facts import Kind, RequestRefused
@@ -89,13 +97,20 @@ class Admission:
         self.accounts = accounts
         self._rules = rules
         self._work_pool = work_pool
+        self._asking: set[UUID] = set()
+
+    @property
+    def asking(self) -> frozenset[UUID]:
+        """The runs that wait for their users' consent now."""
+        return frozenset(self._asking)
 
     async def admit(
         self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None = None
     ) -> Admitted | None:
         """Wait until a run may go on; None when it has ended instead, with the reason in its state.
 
-        A run whose job Slurm has already is that job's user's, and is only followed.
+        A run whose job Slurm has already is that job's user's, and is only followed. That its job was submitted is then
+        written to the audit log, for the second time unless the worker that submitted it died before it could.
 
         Args:
             kind: What the worker takes the run for.
@@ -103,15 +118,33 @@ class Admission:
         """
         with_job = await self.accounts.with_job(str(flow_run.id))
         if with_job is not None:
-            return Admitted(with_job if self._rules.audit is None else with_job.following())
+            session, job = with_job
+            if self._rules.audit is None:
+                return Admitted(session)
+            await self._audit_job(
+                record_of_taken_up(str(flow_run.id), self._rules.policy, job.user, job.job_id, datetime.now(UTC))
+            )
+            return Admitted(session.following())
         if self._rules.audit is None:
             assert self._rules.policy.account is not None
             return Admitted(self.accounts.of(self._rules.policy.account))
+        try:
+            return await self._decided(flow_run, kind, configuration)
+        finally:
+            self._asking.discard(flow_run.id)
+
+    async def _decided(
+        self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None
+    ) -> Admitted | None:
         waiting = _Waiting(flow_run)
         audited: Decision | None = None
         while True:
+            current = await read_run(flow_run.id)
+            if current is None or (current.state is not None and current.state.is_final()):
+                # Somebody else has ended it.
+                return None
             try:
-                read, decision = await self._decide(flow_run, kind, configuration)
+                read, decision = await self._decide(current, kind, configuration)
                 if decision != audited:
                     await self._audit(read, decision)
                     audited = decision
@@ -120,9 +153,10 @@ class Admission:
                 if isinstance(decision, Denied):
                     await self._end(flow_run, f"Not run: {decision.reason}", decision.hint)
                     return None
-                if waiting.seconds > self._rules.consent_seconds:
+                if await waiting.seconds_for_consent() > self._rules.consent_seconds:
                     await self._end(flow_run, f"{decision.account} has not consented: {decision.why}", decision.command)
                     return None
+                self._asking.add(flow_run.id)
                 await waiting.say(
                     NEEDS_CONSENT, f"{decision.why}. To allow it, call as {decision.account}: {decision.command}"
                 )
@@ -136,8 +170,6 @@ class Admission:
                 _logger.warning("Run %s waits: %s", flow_run.id, error)
                 await waiting.say(UNDECIDED, f"Whose run this is cannot be decided now: {error.message}")
             await asyncio.sleep(self._rules.poll_seconds)
-            if await read_run(flow_run.id) is None:
-                return None
 
     async def _decide(
         self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None
@@ -177,8 +209,7 @@ class Admission:
                 "directory": configuration.directory,
             }
         async with get_client() as client:
-            current = await client.read_flow_run(flow_run.id)
-            return await read_run_facts(client, current, work_pool=self._work_pool, **asked)
+            return await read_run_facts(client, flow_run, work_pool=self._work_pool, **asked)
 
     def _watched(self, read: ReadRun, allowed: Allowed) -> ClusterSession:
         def vet(order: SubmissionOrder) -> None:
@@ -187,15 +218,8 @@ class Admission:
             if reason is not None:
                 raise OptionRefused(f"more than {allowed.account} has consented to: {reason}", where=allowed.proof)
 
-        def submitted(job: SlurmJob) -> None:
-            if self._rules.audit is None:
-                return
-            record = record_of_job(read.facts, self._rules.policy, allowed, job.job_id, datetime.now(UTC))
-            try:
-                self._rules.audit.write(record)
-            except AuditUnavailable:
-                # That it was allowed is written; the job exists, and is followed.
-                _logger.exception("The audit log did not take that job %s was submitted", job.job_id)
+        async def submitted(job: SlurmJob) -> None:
+            await self._audit_job(record_of_job(read.facts, self._rules.policy, allowed, job.job_id, datetime.now(UTC)))
 
         return self.accounts.of(allowed.account).watched(vet=vet, submitted=submitted)
 
@@ -203,6 +227,14 @@ class Admission:
         assert self._rules.audit is not None
         record = record_of(read.facts, self._rules.policy, decision, datetime.now(UTC))
         await asyncio.to_thread(self._rules.audit.write, record)
+
+    async def _audit_job(self, record: AuditRecord) -> None:
+        assert self._rules.audit is not None
+        try:
+            await asyncio.to_thread(self._rules.audit.write, record)
+        except AuditUnavailable:
+            # That it was allowed is written; the job exists, and is followed.
+            _logger.exception("The audit log did not take that job %s was submitted", record.job)
 
     async def _end(self, flow_run: FlowRun, reason: str, hint: str | None) -> None:
         # What an earlier life may have submitted is not left to itself.
@@ -216,20 +248,36 @@ class Admission:
         await force_state(flow_run.id, Failed(message=f"{reason} ({hint})" if hint else reason))
 
 
+def asked_since(states: Iterable[State[Any]]) -> datetime | None:
+    """Since when a run has been waiting for consent, by its states in any order; None when it does not wait. Pure.
+
+    Each new message of a waiting run is a state of its own. Whoever starts the run again begins a new wait.
+    """
+    since = None
+    for state in sorted(states, key=lambda state: state.timestamp, reverse=True):
+        if not state.is_pending():
+            break
+        if state.name == NEEDS_CONSENT:
+            since = state.timestamp
+    return since
+
+
 class _Waiting:
     """A run that waits, and says why."""
 
     def __init__(self, flow_run: FlowRun) -> None:
         self._flow_run = flow_run
         state = flow_run.state
-        # An earlier worker may have let it wait already.
-        waited = state is not None and state.name == NEEDS_CONSENT
-        self._since = state.timestamp if state is not None and waited else datetime.now(UTC)
+        self._since: datetime | None = None
         self._said = (state.name, state.message) if state is not None else None
 
-    @property
-    def seconds(self) -> float:
-        return (datetime.now(UTC) - self._since) / timedelta(seconds=1)
+    async def seconds_for_consent(self) -> float:
+        """For how long it has been waiting for consent, in this worker's life and in earlier ones'."""
+        if self._since is None:
+            async with get_client() as client:
+                states = await client.read_flow_run_states(self._flow_run.id)
+            self._since = asked_since(states) or datetime.now(UTC)
+        return (datetime.now(UTC) - self._since).total_seconds()
 
     async def say(self, name: str, message: str) -> None:
         if self._said == (name, message):

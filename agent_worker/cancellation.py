@@ -7,21 +7,12 @@ import logging
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from agent_worker.runs import end_task_runs, infrastructure_pid, mark_cancelled
+from agent_worker.runs import end_task_runs, infrastructure_pid, mark_cancelled, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
-_PAGE = 200
 
 
 async def watch_for_cancellations(supervisor: Supervisor, work_pool: str, seconds: float) -> None:
@@ -29,17 +20,17 @@ async def watch_for_cancellations(supervisor: Supervisor, work_pool: str, second
 
     Prefect's own worker never cancels a run that was started, nor one whose Running state a worker set.
     """
+    cancelling: dict[UUID, asyncio.Task[None]] = {}
     while True:
         await asyncio.sleep(seconds)
         try:
             for run in await _to_cancel(work_pool, list(supervisor.held)):
-                try:
-                    await cancel(supervisor, run)
-                except Exception:
-                    # One run that cannot be cancelled holds up no other.
-                    _logger.exception("Run %s could not be cancelled; trying again", run.id)
+                # Each by itself: one whose user's deputy hangs holds up no other.
+                if run.id not in cancelling or cancelling[run.id].done():
+                    cancelling[run.id] = asyncio.create_task(_try_to_cancel(supervisor, run))
         except Exception:
             _logger.exception("Looking for runs to cancel failed; trying again")
+        cancelling = {run_id: task for run_id, task in cancelling.items() if not task.done()}
 
 
 async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
@@ -61,20 +52,15 @@ async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
     await end_task_runs(run.id, "The run was cancelled.")
 
 
+async def _try_to_cancel(supervisor: Supervisor, run: FlowRun) -> None:
+    try:
+        await cancel(supervisor, run)
+    except Exception:
+        _logger.exception("Run %s could not be cancelled; trying again", run.id)
+
+
 async def _to_cancel(work_pool: str, held: list[UUID]) -> list[FlowRun]:
     async with get_client() as client:
-        found = await client.read_flow_runs(
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
-            ),
-            limit=_PAGE,
-        )
-        for start in range(0, len(held), _PAGE):
-            found += await client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    id=FlowRunFilterId(any_=held[start : start + _PAGE]),
-                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLED])),
-                )
-            )
-        return list({run.id: run for run in found}.values())
+        found = await runs_of_pool(client, work_pool, [StateType.CANCELLING])
+        found += await runs_of_ids(client, held, [StateType.CANCELLED])
+    return list({run.id: run for run in found}.values())

@@ -22,6 +22,7 @@ from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
 from jobbergate_flows.slurm.output import tail
+from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
 from jobbergate_flows.states import state_for
@@ -38,7 +39,10 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> None:
     session = await session_for()
     logger = flow_run_logger(flow_run)
     try:
-        job = await _submit(session, flow_run, configuration, logger)
+        # What an earlier life of the run submitted is only followed, whatever its configuration is by now.
+        job = await session.job_of(str(flow_run.id), "flow")
+        if job is None:
+            job = await _submit(session, flow_run, configuration, logger)
     except SubmissionCancelled as error:
         await force_state(flow_run.id, Cancelled(message=str(error)))
         return
@@ -109,8 +113,10 @@ async def _submit(
     configuration: FlowJobConfiguration,
     logger: Any,
 ) -> SlurmJob:
-    environment = environment_text(configuration.env)
+    def say(why: str) -> None:
+        logger.warning("Not submitted yet: %s", why)
 
+    environment = environment_text(configuration.env)
     name = configuration.name or flow_run.name
     script = JobScript(
         name=name,
@@ -125,13 +131,13 @@ async def _submit(
     order = SubmissionOrder(
         script=script,
         resources=configuration.resources(),
-        directory=await session.expanded(configuration.directory),
+        directory=await patiently(lambda: session.expanded(configuration.directory), say),
         key=await session.key(str(flow_run.id), "flow"),
         flow_run_id=str(flow_run.id),
         kind="flow",
         secret=environment,
     )
-    job = await session.submit(order, on_wait=lambda why: logger.warning("Not submitted yet: %s", why))
+    job = await session.submit(order, on_wait=say)
     logger.info("Submitted as Slurm job %s on %s; it runs in %s", job.job_id, job.cluster, job.directory)
     await acreate_markdown(
         "job-script",
@@ -144,7 +150,11 @@ async def _submit(
 
 async def _forward_tail(session: ClusterSession, job: SlurmJob, logger: Any) -> None:
     for path in dict.fromkeys(filter(None, (job.standard_output, job.standard_error))):
-        lines = await tail(session.cluster, path, _TAIL_LINES)
+        try:
+            lines = await tail(session.cluster, path, _TAIL_LINES)
+        except JobbergateFlowsError as error:
+            logger.warning("The end of %s cannot be shown: %s", path, error)
+            continue
         if lines:
             logger.error(
                 "The end of %s at %s:\n%s", path, datetime.now(UTC).isoformat(timespec="seconds"), "\n".join(lines)

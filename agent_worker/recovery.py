@@ -6,30 +6,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-    WorkPoolFilter,
-    WorkPoolFilterName,
-)
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
 from agent_worker.configuration import FlowJobConfiguration
-from agent_worker.runs import infrastructure_pid
+from agent_worker.runs import infrastructure_pid, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
 from jobbergate_flows.deployments import is_application
 
 _logger = logging.getLogger(__name__)
-_PAGE = 200
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-_FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 LOST_AFTER = timedelta(seconds=60)
 """A run that has been Pending for so long, without an infrastructure_pid, was lost between the two."""
 
@@ -80,7 +69,7 @@ def is_left_behind(run: FlowRun, *, pid: str, worker_name: str, online: set[str]
 async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str) -> list[FlowRun]:
     session = supervisor.session
     async with get_client() as client:
-        runs = await _unfinished(client, work_pool)
+        runs = await runs_of_pool(client, work_pool, _UNFINISHED)
         workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
     online = {worker.name for worker in workers if worker.status == "ONLINE"}
     held = supervisor.held
@@ -99,20 +88,21 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str)
 
 
 async def _ended_alone(supervisor: Supervisor) -> list[FlowRun]:
-    """Runs that are over while the ledger still has their jobs: a flow on a node tells its end without its worker."""
+    """Runs that are over while the ledger still has their jobs.
+
+    A flow on a node tells its end without its worker; and what the server does not know any more was deleted. Of the
+    latter only flows that ran as a job count, as no worker but ours submits those: other submissions in the ledger may
+    be of runs of another server.
+    """
     held = {str(run_id) for run_id in supervisor.held}
-    open_ = sorted(await supervisor.session.unfinished_flow_runs() - held)
-    ended: list[FlowRun] = []
+    kinds = {row.flow_run_id: row.kind for row in await supervisor.session.unfinished()}
+    open_ = [UUID(run_id) for run_id in sorted(filter(None, kinds)) if run_id not in held]
     async with get_client() as client:
-        for start in range(0, len(open_), _PAGE):
-            ids = [UUID(run_id) for run_id in open_[start : start + _PAGE]]
-            ended += await client.read_flow_runs(
-                flow_run_filter=FlowRunFilter(
-                    id=FlowRunFilterId(any_=ids), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_FINAL))
-                ),
-                limit=_PAGE,
-            )
-    return ended
+        known = await runs_of_ids(client, open_)
+    ended = [run for run in known if run.state is not None and run.state.is_final()]
+    deleted = [run_id for run_id in set(open_) - {run.id for run in known} if kinds[str(run_id)] == "flow"]
+    # Nobody looks at more than their ids.
+    return ended + [FlowRun(id=run_id, flow_id=run_id) for run_id in deleted]
 
 
 async def _take_up(
@@ -137,17 +127,3 @@ async def _take_up(
         await supervisor.hold(run, "application", recovered=True)
     else:
         await supervisor.hold(run, "flow", await configure(run), recovered=True)
-
-
-async def _unfinished(client: PrefectClient, work_pool: str) -> list[FlowRun]:
-    runs: list[FlowRun] = []
-    while True:
-        page: list[Any] = await client.read_flow_runs(
-            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])),
-            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNFINISHED))),
-            limit=_PAGE,
-            offset=len(runs),
-        )
-        runs += page
-        if len(page) < _PAGE:
-            return runs

@@ -111,6 +111,9 @@ async def _mark_told(flow_run: FlowRun) -> None:
 async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> None:
     async with get_client() as client:
         name = (await client.read_flow(flow_run.flow_id)).name
-    flow = run_application.with_options(name=name)
+    # The flow looks at its parameters itself: Prefect's validation would put blocks in the place of answers' "$ref".
+    flow = run_application.with_options(name=name, validate_parameters=False)
     flow_run_logger(flow_run, flow).debug("Running resident in the worker")
-    await run_resident(flow, flow_run, dict(parameters))
+    job = await (await session_for()).job_of(str(flow_run.id), "job")
+    # Whose job exists is only followed, whatever the run asks for by now.
+    await run_resident(flow, flow_run, {} if job is not None else dict(parameters))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,15 +10,22 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
     TaskRunFilter,
     TaskRunFilterState,
     TaskRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
 from jobbergate_flows.states import keeping_slot
+
+PAGE = 200
+"""So many runs the server gives at once."""
 
 
 def infrastructure_pid(cluster: str, flow_run_id: UUID) -> str:
@@ -32,6 +40,33 @@ async def read_run(flow_run_id: UUID) -> FlowRun | None:
             return await client.read_flow_run(flow_run_id)
         except ObjectNotFound:
             return None
+
+
+async def runs_of_pool(client: PrefectClient, work_pool: str, types: Sequence[StateType]) -> list[FlowRun]:
+    """All runs of a pool whose state is of one of these types."""
+    runs: list[FlowRun] = []
+    while True:
+        page = await client.read_flow_runs(
+            work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))),
+            limit=PAGE,
+            offset=len(runs),
+        )
+        runs += page
+        if len(page) < PAGE:
+            return runs
+
+
+async def runs_of_ids(
+    client: PrefectClient, ids: Sequence[UUID], types: Sequence[StateType] | None = None
+) -> list[FlowRun]:
+    """Those of some runs that the server still has, and whose state is of one of these types."""
+    runs: list[FlowRun] = []
+    state = None if types is None else FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
+    for start in range(0, len(ids), PAGE):
+        some = FlowRunFilterId(any_=list(ids[start : start + PAGE]))
+        runs += await client.read_flow_runs(flow_run_filter=FlowRunFilter(id=some, state=state), limit=PAGE)
+    return runs
 
 
 async def force_state(flow_run_id: UUID, state: State[Any]) -> None:

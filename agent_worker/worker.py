@@ -140,7 +140,9 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         runs = await super()._get_scheduled_flow_runs()
         if self._limit is None:
             return runs
-        free = self._limit - len(self.supervisor.held) - len(self._submitting_flow_run_ids)
+        # Who does not consent must not keep others' runs waiting; one that may go on is not held back then.
+        working = self.supervisor.held.keys() - self.supervisor.admission.asking
+        free = self._limit - len(working) - len(self._submitting_flow_run_ids)
         return runs[: max(free, 0)]
 
     async def _configure(self, flow_run: FlowRun) -> FlowJobConfiguration:

@@ -16,7 +16,7 @@ from prefect.states import Cancelled, Failed
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.utilities.callables import parameter_schema
-from pydantic import Field, WithJsonSchema
+from pydantic import Field, WithJsonSchema, validate_call
 
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import ApplicationNotStored, aload_application, astore_application, pin
@@ -46,12 +46,14 @@ _PARAMETERS = """
 """
 
 
-async def _run(application: Application, answers: Any, resources: Any, directory: str, job_name: str) -> State[Any]:
+async def _run(
+    load: Callable[[], Awaitable[Application]], answers: Any, resources: Any, directory: str, job_name: str
+) -> State[Any]:
     try:
-        # What an earlier life of the run submitted is only followed: its code has run already.
+        # What an earlier life of the run submitted is only followed: its code has run already, and may be gone.
         job = await _submitted_before()
         if job is None:
-            script = await arender_job_script(application, answers or {}, job_name=job_name or None)
+            script = await arender_job_script(await load(), answers or {}, job_name=job_name or None)
             job = await asubmit_job_script(script, resources=resources, directory=directory, key="job")
     except SubmissionCancelled as error:
         return Cancelled(message=str(error))
@@ -76,6 +78,7 @@ async def _submitted_before() -> SlurmJob | None:
 
 
 async def _run_stored(
+    *,
     application: str = "",
     answers: dict[str, Any] | None = None,
     resources: dict[str, Any] | None = None,
@@ -87,8 +90,12 @@ async def _run_stored(
     Args:
         application: Its pin; otherwise the one that the deployment's form is made for.
     """
-    loaded = await aload_application(application or await _pin_of_deployment())
-    return await _run(loaded, answers, resources, directory, job_name)
+
+    async def load() -> Application:
+        # A worker fetches for others what anybody may have named.
+        return await aload_application(application or await _pin_of_deployment(), remote=entered_session() is not None)
+
+    return await _run(load, answers, resources, directory, job_name)
 
 
 async def _pin_of_deployment() -> str:
@@ -104,7 +111,8 @@ async def _pin_of_deployment() -> str:
     raise ApplicationNotStored("the run names no application", hint="deploy the application again")
 
 
-run_application = Flow(_run_stored, name="run-application", retries=0, persist_result=False)
+# Validated by the function itself: our worker has no use for what else Prefect's validation does.
+run_application = Flow(validate_call(_run_stored), name="run-application", retries=0, persist_result=False)
 """Any stored application by its pin: what a worker other than ours loads for a deployed application."""
 
 
@@ -169,6 +177,10 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
     interface = application.describe()
     loaded = application
     pinned = pin(loaded)
+
+    async def load() -> Application:
+        return loaded
+
     answers = Annotated[dict[str, Any], WithJsonSchema(interface.form)]
     resources = Annotated[dict[str, Any], WithJsonSchema(resources_schema(interface.directives))]
 
@@ -179,7 +191,7 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
         directory: str = "~",
         job_name: str = "",
     ) -> State[Any]:
-        return await _run(loaded, answers, resources, directory, job_name)
+        return await _run(load, answers, resources, directory, job_name)
 
     run.__name__ = run.__qualname__ = re.sub(r"\W+", "_", application.name)
     run.__doc__ = f"Run {application.name} on Slurm.\n{_PARAMETERS}"

@@ -19,8 +19,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -42,15 +45,17 @@ from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_task import job_task
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import entered_session, session_for
-from jobbergate_flows.slurm.errors import SubmissionCancelled
+from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
 from jobbergate_flows.slurm.output import OutputLine
+from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.submission import SubmissionOrder
 from jobbergate_flows.states import JobFailed, state_for
 
 Cluster = SlurmCluster | str | None
 T = TypeVar("T")
+_RENDERINGS = 3
 
 
 class ParallelSubmissions(JobbergateFlowsError):
@@ -59,6 +64,10 @@ class ParallelSubmissions(JobbergateFlowsError):
 
 class WrongArgument(JobbergateFlowsError):
     """A task was called with something of another type."""
+
+
+# Not the event loop's own threads: they are few, and applications that take their time would hold up everything.
+_rendering = ThreadPoolExecutor(4, thread_name_prefix="render-job-script")
 
 
 async def _render_job_script(
@@ -78,10 +87,33 @@ async def _render_job_script(
     elif not isinstance(application, Application):
         application = await asyncio.to_thread(load_application, application)
     session = entered_session()
-    serve = session.serve if session is not None else None
-    return await asyncio.to_thread(
-        application.render, answers, job_name=job_name or None, sbatch=tuple(sbatch), serve=serve
-    )
+    job_name, sbatch = job_name or None, tuple(sbatch)
+    if session is not None and session.serve is not None:
+        return await application.render_elsewhere(session.serve, answers, job_name=job_name, sbatch=sbatch)
+    render = partial(copy_context().run, application.render, answers, job_name=job_name, sbatch=sbatch)
+    return await asyncio.get_running_loop().run_in_executor(_rendering, render)
+
+
+async def _rendered(
+    application: Application | str | Path,
+    answers: Mapping[str, Any] | None,
+    job_name: str | None,
+    sbatch: Sequence[str],
+) -> JobScript:
+    """Render, once the account that it is done as can be reached, however long that takes."""
+    session = entered_session()
+    tries = 0
+    while True:
+        if session is not None and session.serve is not None:
+            # A small request first: what fails after it is more likely the application's doing than an outage.
+            await _patiently("Not rendered yet", partial(session.expanded, "~"))
+        try:
+            return await _render_job_script(application, answers, job_name, sbatch)
+        except ClusterUnreachable as error:
+            tries += 1
+            if tries == _RENDERINGS:
+                raise
+            _logger().warning("The rendering was lost, and is tried again: %s", error)
 
 
 async def _submit_job_script(
@@ -101,7 +133,7 @@ async def _submit_job_script(
         order = SubmissionOrder(
             script=script,
             resources=check_resources(resources),
-            directory=await session.expanded(directory),
+            directory=await _patiently("Not submitted yet", partial(session.expanded, directory)),
             in_place=in_place,
             job_name=job_name or script.name,
             key=await session.key(str(flow_run) if flow_run else None, call),
@@ -189,7 +221,7 @@ async def arender_job_script(
     sbatch: Sequence[str] = (),
 ) -> JobScript:
     """Render an application's job script. The async twin of `render_job_script`."""
-    return await _ending_in_words(_render_job_script(application, answers, job_name, sbatch))
+    return await _ending_in_words(_rendered(application, answers, job_name, sbatch))
 
 
 @job_task("render_job_script")
@@ -214,7 +246,7 @@ def render_job_script(
         ApplicationError: The application cannot be loaded, an answer is missing, unknown or wrong, or the template
             does not render. The error names the file and line, or the question.
     """
-    return run_coro_as_sync(_ending_in_words(_render_job_script(application, answers, job_name, sbatch)))
+    return run_coro_as_sync(_ending_in_words(_rendered(application, answers, job_name, sbatch)))
 
 
 @job_task("submit_job_script")
@@ -328,6 +360,11 @@ async def _ending_in_words(act: Coroutine[Any, Any, T]) -> T:
         return cast(T, Cancelled(message=str(error), data=error))
     except JobbergateFlowsError as error:
         return cast(T, Failed(message=str(error), data=error))
+
+
+async def _patiently(what: str, act: Callable[[], Awaitable[T]]) -> T:
+    logger = _logger()
+    return await patiently(act, lambda why: logger.warning("%s: %s", what, why))
 
 
 def _expect(kind: type, *, made_by: str, **named: object) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,17 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from jobbergate_flows.applications import BadAnswer, JobScript
+from jobbergate_flows import applications
+from jobbergate_flows.applications import Application, BadAnswer, JobScript
 from jobbergate_flows.blocks import SlurmCluster
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.sessions import using_session
+from jobbergate_flows.slurm.deputy_door import DeputyDoor, OwnAccount
+from jobbergate_flows.slurm.door import OwnAccountDoor
 from jobbergate_flows.slurm.errors import DirectoryRefused, OptionRefused
+from jobbergate_flows.slurm.ledger import Ledger
+from jobbergate_flows.slurm.local_cluster import LocalCluster
+from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.states import JobFailed
 from jobbergate_flows.tasks import (
     ParallelSubmissions,
@@ -30,9 +39,12 @@ from jobbergate_flows.tasks import (
     wait_for_job,
 )
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.site import script_application
+from tests.cluster.waiting import await_until
 
 STUDY = Path(__file__).parents[1] / "examples" / "parameter-study"
 LOCAL = SlurmCluster(access="local")
+RENDERER = (sys.executable, str(Path(applications.__file__).parent / "child" / "program.py"))
 
 
 def script(text: str) -> JobScript:
@@ -208,3 +220,55 @@ def test_a_flow_that_is_run_again_gets_the_job_of_its_first_life(tmp_path: Path)
     crashing()
     assert len(jobs) == 2
     assert jobs[0] == jobs[1]
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Application:
+    """Renders once there is a file `go`; makes a file `begun` when it begins to wait for it."""
+    begun, go = str(tmp_path / "begun"), str(tmp_path / "go")
+    waits = f"(__import__('time').sleep(0.05) for _ in iter(lambda: __import__('os').path.exists({go!r}), True))"
+    return script_application(tmp_path, "slow", "#!/bin/sh\n", f"[open({begun!r}, 'w').close(), *{waits}][:0]")
+
+
+# More than the threads of any event loop's own.
+MANY = 40
+
+
+async def test_slow_applications_of_one_user_hold_up_no_other(slow: Application, tmp_path: Path) -> None:
+    ledger = Ledger.open(tmp_path / "ledger.sqlite3")
+    doors = [DeputyDoor(OwnAccountDoor().user, OwnAccount(), renderer=RENDERER) for _user in range(2)]
+    one, other = (ClusterSession(LocalCluster(root=tmp_path), ledger, serve=door.render) for door in doors)
+    try:
+        with using_session(one):
+            waiting = [asyncio.create_task(arender_job_script(slow)) for _ in range(MANY)]
+        async with asyncio.timeout(20):
+            await _begun(tmp_path)
+            with using_session(other):
+                rendered = await arender_job_script(STUDY, {"damping_points": 2})
+            assert rendered.text.startswith("#!")
+            for door in doors:
+                assert await door.list_files(str(tmp_path / "slow"))
+        assert not any(task.done() for task in waiting)
+        (tmp_path / "go").touch()
+        assert [script.text for script in await asyncio.gather(*waiting)] == ["#!/bin/sh\n"] * MANY
+    finally:
+        for door in doors:
+            await door.close()
+        ledger.close()
+
+
+async def test_slow_applications_of_the_own_account_hold_up_nothing_else(slow: Application, tmp_path: Path) -> None:
+    waiting = [asyncio.create_task(arender_job_script(slow)) for _ in range(MANY)]
+    async with asyncio.timeout(20):
+        await _begun(tmp_path)
+        assert await OwnAccountDoor().list_files(str(tmp_path / "slow"))
+    assert not any(task.done() for task in waiting)
+    (tmp_path / "go").touch()
+    assert [script.text for script in await asyncio.gather(*waiting)] == ["#!/bin/sh\n"] * MANY
+
+
+async def _begun(folder: Path) -> None:
+    async def begun() -> bool:
+        return (folder / "begun").exists()
+
+    await await_until(begun, 20, "the first rendering")

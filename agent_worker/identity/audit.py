@@ -35,7 +35,9 @@ class AuditRecord:
 
     Args:
         time: When, with its zone.
-        decision: `allowed`, `denied`, `needs-consent`, or `submitted` once Slurm has the job.
+        decision: `allowed`, `denied`, `needs-consent`, or `submitted` once Slurm has the job. That last one is written
+            at least once: again by each worker that takes a run up with its job, as the one that submitted it may
+            have died before it wrote.
         policy: The site's policy.
         account: As whom; None where that is not known.
         proof: Whose run it is by what: the table's entry, the mapper with the identity, the line of consent.
@@ -118,6 +120,25 @@ def record_of_job(facts: RunFacts, policy: IdentityPolicy, allowed: Allowed, job
         deployment=decided.deployment,
         application=decided.application,
         request=decided.request,
+        job=job,
+    )
+
+
+def record_of_taken_up(flow_run_id: str, policy: IdentityPolicy, account: str, job: str, now: datetime) -> AuditRecord:
+    """The record that Slurm has the job of a run that is taken up again. Pure.
+
+    What the run asks for may have been changed since: that stands in the record of its decision.
+    """
+    return AuditRecord(
+        time=now,
+        decision="submitted",
+        policy=policy.name,
+        account=account,
+        proof="the ledger",
+        flow_run=flow_run_id,
+        deployment=None,
+        application=None,
+        request=None,
         job=job,
     )
 

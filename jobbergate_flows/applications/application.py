@@ -25,13 +25,14 @@ from jobbergate_flows.applications.config import (
     parse_config,
 )
 from jobbergate_flows.applications.errors import BadAnswer, DigestMismatch, LoadingError, RenderingError
-from jobbergate_flows.applications.isolation import Limits, Serve, nonsense, run_isolated
+from jobbergate_flows.applications.isolation import Limits, Serve, nonsense, run_elsewhere, run_isolated
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.applications.sources import pack, read_folder, read_git, unpack
 from jobbergate_flows.slurm.directives import inject_sbatch_params, parse_directives
 
 WORKFLOW = "jobbergate.py"
 READMES = ("README.md", "README.rst", "README.txt", "README")
+_RENDERED: Mapping[str, type | UnionType] = {"text": str, "name": str | None, "files": dict}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +96,21 @@ class Application:
     supporting: Mapping[str, str]
 
     @classmethod
-    def load(cls, reference: str | Path) -> Application:
+    def load(cls, reference: str | Path, *, remote: bool = False) -> Application:
         """The application of a folder, or of `git+URL@REF#FOLDER`.
+
+        Args:
+            reference: The folder, or the reference.
+            remote: Only `git+https://` and `git+ssh://`: nothing of this host.
 
         Raises:
             LoadingError: with the file, the line and the mend: a missing folder or file, bad YAML, unknown or wrong
                 keys, bad Python, a template that does not parse or is not there, no or several entrypoints, a file
                 outside the application, too many bytes.
-            SourceError: git cannot fetch it.
+            SourceError: git cannot fetch it, or is not to.
         """
-        if isinstance(reference, str) and reference.startswith("git+"):
-            files, source, name = read_git(reference)
+        if remote or (isinstance(reference, str) and reference.startswith("git+")):
+            files, source, name = read_git(str(reference), remote=remote)
             return cls.from_files(files, name=name, source=source)
         return cls.from_path(reference)
 
@@ -177,12 +182,11 @@ class Application:
         """The files as tar.gz, the same bytes for the same files."""
         return pack(self.files)
 
-    def describe(self, *, limits: Limits | None = None, serve: Serve | None = None) -> ApplicationInterface:
+    def describe(self, *, limits: Limits | None = None) -> ApplicationInterface:
         """What the application asks for, found by following its branches in a separate process; kept once found.
 
         Args:
             limits: What the application's code may take.
-            serve: Has it found elsewhere, as `isolation.run_isolated` says.
 
         Raises:
             ApplicationError: Its code fails before the first question, or takes more than it may.
@@ -190,12 +194,10 @@ class Application:
         kept: ApplicationInterface | None = self.__dict__.get("_interface")
         if kept is None:
             wants = {"form": dict, "complete": bool, "faults": list}
-            found = self._isolated("describe", wants, limits=limits, serve=serve)
+            found = self._isolated("describe", wants, limits=limits)
             faults = tuple(str(fault) for fault in found["faults"])
             kept = ApplicationInterface(found["form"], found["complete"], self._directives(), faults)
-            # What somebody else's process says of the application is for that user alone.
-            if serve is None:
-                self.__dict__["_interface"] = kept
+            self.__dict__["_interface"] = kept
         return kept
 
     def render(
@@ -205,7 +207,6 @@ class Application:
         job_name: str | None = None,
         sbatch: Sequence[str] = (),
         limits: Limits | None = None,
-        serve: Serve | None = None,
     ) -> JobScript:
         """Replay the interview with the answers, and render the job script and its supporting files.
 
@@ -214,7 +215,6 @@ class Application:
             job_name: The script's name; otherwise the application's `job_script_name`, or its own name.
             sbatch: Parameters to inject as `#SBATCH` lines, such as `--time=5`.
             limits: What the application's code may take.
-            serve: Has it rendered elsewhere, as `isolation.run_isolated` says.
 
         Raises:
             MissingAnswer, UnknownAnswer, BadAnswer: naming the question.
@@ -223,33 +223,21 @@ class Application:
             LimitExceeded: It took more than it may.
             OptionRefused: One of `sbatch` is no option.
         """
-        done = self._isolated(
-            "render",
-            {"text": str, "name": str | None, "files": dict},
-            limits=limits,
-            serve=serve,
-            answers=_plain_answers(answers),
-            entrypoint=self.entrypoint,
-            supporting=dict(self.supporting),
-        )
-        text = done["text"]
-        if not text.startswith("#!"):
-            raise RenderingError(
-                "the rendered script does not begin with #!",
-                where=f"{self.entrypoint}:1",
-                hint="begin the template with #!/bin/bash: sbatch wants it",
-            )
-        if not text.endswith("\n"):
-            text += "\n"
-        try:
-            return JobScript(
-                name=job_name or done["name"] or self.name,
-                text=inject_sbatch_params(text, sbatch),
-                files=done["files"],
-            )
-        except ValidationError as error:
-            said = error.errors()[0]["msg"].removeprefix("Value error, ")
-            raise RenderingError(f"what it renders to is no job script: {said}", where=self.entrypoint) from error
+        done = run_isolated(self._rendering(answers), self.files, wants=_RENDERED, limits=limits)
+        return self._job_script(done, job_name, sbatch)
+
+    async def render_elsewhere(
+        self,
+        serve: Serve,
+        answers: Mapping[str, Any] | None = None,
+        *,
+        job_name: str | None = None,
+        sbatch: Sequence[str] = (),
+        limits: Limits | None = None,
+    ) -> JobScript:
+        """`render`, with the application's code in a process that `serve` has: another account's."""
+        done = await run_elsewhere(serve, self._rendering(answers), self.files, wants=_RENDERED, limits=limits)
+        return self._job_script(done, job_name, sbatch)
 
     def check_answers(self, answers: Mapping[str, Any], *, limits: Limits | None = None) -> dict[str, Any]:
         """The answers as their questions take them: `"3"` becomes a number. They need not be all.
@@ -314,6 +302,35 @@ class Application:
     def __reduce__(self) -> tuple[Any, ...]:
         return _from_files, (dict(self.files), self.name, self.source)
 
+    def _rendering(self, answers: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {
+            "do": "render",
+            "config": self.config.as_read(),
+            "answers": _plain_answers(answers),
+            "entrypoint": self.entrypoint,
+            "supporting": dict(self.supporting),
+        }
+
+    def _job_script(self, done: Mapping[str, Any], job_name: str | None, sbatch: Sequence[str]) -> JobScript:
+        text = done["text"]
+        if not text.startswith("#!"):
+            raise RenderingError(
+                "the rendered script does not begin with #!",
+                where=f"{self.entrypoint}:1",
+                hint="begin the template with #!/bin/bash: sbatch wants it",
+            )
+        if not text.endswith("\n"):
+            text += "\n"
+        try:
+            return JobScript(
+                name=job_name or done["name"] or self.name,
+                text=inject_sbatch_params(text, sbatch),
+                files=done["files"],
+            )
+        except ValidationError as error:
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise RenderingError(f"what it renders to is no job script: {said}", where=self.entrypoint) from error
+
     def _isolated(
         self,
         do: str,
@@ -321,11 +338,10 @@ class Application:
         *,
         limits: Limits | None,
         ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
-        serve: Serve | None = None,
         **rest: Any,
     ) -> dict[str, Any]:
         request = {"do": do, "config": self.config.as_read(), **rest}
-        return run_isolated(request, self.files, wants=wants, limits=limits, ask=ask, serve=serve)
+        return run_isolated(request, self.files, wants=wants, limits=limits, ask=ask)
 
     def _directives(self) -> tuple[str, ...]:
         template = _parse_template(self.entrypoint, _text(self.files, self.entrypoint))

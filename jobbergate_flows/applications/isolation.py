@@ -13,13 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 from jobbergate_flows.applications.errors import BY_NAME, ApplicationError, LimitExceeded
+from jobbergate_flows.slurm.deputy import Ended
 
 _PROGRAM = Path(__file__).parent / "child" / "program.py"
 _ENDING_SECONDS = 5.0
@@ -43,9 +44,9 @@ class Limits:
     processes: int = 64
 
 
-Serve = Callable[[Mapping[str, Any], Mapping[str, bytes], Limits], Mapping[str, Any]]
-"""Has a request served elsewhere (as another user, by a deputy), and returns the message that `child/program.py` ends
-with: the request, the application's files, what it may take."""
+Serve = Callable[[Mapping[str, Any], Mapping[str, bytes], Limits], Awaitable[Ended]]
+"""Has a request served by `child/program.py` elsewhere (as another user, by a deputy), and says how that ended: the
+request, the application's files, what it may take."""
 
 
 def run_isolated(
@@ -55,7 +56,6 @@ def run_isolated(
     wants: Mapping[str, type | UnionType],
     limits: Limits | None = None,
     ask: Callable[[Mapping[str, Any], str | None], Any] | None = None,
-    serve: Serve | None = None,
 ) -> dict[str, Any]:
     """Have a request served by `child/program.py`, on a temporary copy of the application.
 
@@ -69,15 +69,12 @@ def run_isolated(
         wants: What the answer holds, and its types: the application's code could write one too.
         limits: What it may take.
         ask: Answers a question (as `child/questions.py` describes it); gets the complaint about the answer before.
-        serve: Does it in the place of a process of this account's. Nobody can be asked then.
 
     Raises:
         ApplicationError: What is wrong with the application or the answers.
         LimitExceeded: It took too long, too much memory, or said too much.
     """
     limits = limits or Limits()
-    if serve is not None:
-        return _done(serve(request, files, limits), wants)
     with _copied(files) as folder, _Child(folder, limits) as child:
         child.send({**request, "folder": str(folder), "limits": asdict(limits)})
         while True:
@@ -87,6 +84,35 @@ def run_isolated(
                     child.send(ask(question, message.get("complaint")))
                 case _:
                     return _done(message, wants)
+
+
+async def run_elsewhere(
+    serve: Serve,
+    request: Mapping[str, Any],
+    files: Mapping[str, bytes],
+    *,
+    wants: Mapping[str, type | UnionType],
+    limits: Limits | None = None,
+) -> dict[str, Any]:
+    """`run_isolated`, with the process where `serve` has it. Nobody can be asked then."""
+    limits = limits or Limits()
+    ended = await serve(request, files, limits)
+    if ended.why == "time":
+        raise _too_long(limits)
+    if ended.why == "output":
+        raise _too_much(limits)
+    line, whole, _ = ended.stdout.partition(b"\n")
+    if not whole:
+        raise _without_answer(ended.code, ended.stderr, limits)
+    return _done(_message(line), wants)
+
+
+def nonsense() -> ApplicationError:
+    """What is said of an answer that is none."""
+    return ApplicationError("the application's process answers with what is no answer", where="jobbergate.py")
+
+
+# What the process said
 
 
 def _done(message: Mapping[str, Any], wants: Mapping[str, type | UnionType]) -> dict[str, Any]:
@@ -101,18 +127,56 @@ def _done(message: Mapping[str, Any], wants: Mapping[str, type | UnionType]) -> 
     raise nonsense()
 
 
+def _message(line: bytes) -> Mapping[str, Any]:
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise nonsense() from error
+    if not isinstance(message, dict):
+        raise nonsense()
+    return message
+
+
+def _too_long(limits: Limits) -> LimitExceeded:
+    return LimitExceeded(
+        f"the application took longer than {limits.seconds:g} s",
+        hint="look for a loop without an end in jobbergate.py or a template",
+    )
+
+
+def _too_much(limits: Limits) -> LimitExceeded:
+    return LimitExceeded(f"the application's output is larger than {limits.output} bytes", hint="render less text")
+
+
+def _without_answer(code: int | None, stderr: bytes, limits: Limits) -> ApplicationError:
+    if code == -signal.SIGXCPU:
+        return _too_long(limits)
+    last = " ".join(stderr.decode(errors="replace").strip().splitlines()[-1:])
+    if "MemoryError" in last:
+        return LimitExceeded("the application took more memory than it may")
+    last = "".join(letter for letter in last if letter.isprintable())[:500]
+    how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
+    return ApplicationError(
+        f"the application ended the process that it ran in ({how}{f'; {last}' if last else ''})",
+        where="jobbergate.py",
+        hint="it must not end its process, as os._exit does",
+    )
+
+
+# The process
+
+
 class _Child:
     def __init__(self, folder: Path, limits: Limits) -> None:
         self._limits = limits
         self._buffer = bytearray()
         self._searched = 0
         self._received = 0
-        self._answers, answers_in = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", str(_PROGRAM), str(answers_in)],
+                [sys.executable, "-I", str(_PROGRAM)],
                 stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd=folder,
                 env={
@@ -122,17 +186,14 @@ class _Child:
                     "OMP_NUM_THREADS": "1",
                     "OPENBLAS_NUM_THREADS": "1",
                 },
-                pass_fds=(answers_in,),
                 start_new_session=True,
             )
         except OSError as error:
-            os.close(self._answers)
             raise ApplicationError(f"the application's process cannot be started: {error}") from error
-        finally:
-            os.close(answers_in)
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._stdin, self._stderr = self._process.stdin, self._process.stderr
+        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
 
     def __enter__(self) -> _Child:
         return self
@@ -147,7 +208,7 @@ class _Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        os.close(self._answers)
+        self._stdout.close()
         self._stderr.close()
 
     def send(self, value: object) -> None:
@@ -165,66 +226,45 @@ class _Child:
         """
         deadline = time.monotonic() + self._limits.seconds
         said = b""
+        answers, complaints = self._stdout.fileno(), self._stderr.fileno()
         waiting = select.poll()
-        waiting.register(self._answers, select.POLLIN)
-        waiting.register(self._stderr, select.POLLIN)
+        waiting.register(answers, select.POLLIN)
+        waiting.register(complaints, select.POLLIN)
         while (end := self._buffer.find(b"\n", self._searched)) < 0:
             self._searched = len(self._buffer)
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LimitExceeded(
-                    f"the application took longer than {self._limits.seconds:g} s",
-                    hint="look for a loop without an end in jobbergate.py or a template",
-                )
+                raise _too_long(self._limits)
             ended = self._process.poll() is not None
             # Processes that it has left behind may keep the pipe open after its end: so no waiting without an end.
             ready = dict(waiting.poll(0 if ended else min(left, 0.5) * 1000))
-            if self._answers in ready:
-                data = os.read(self._answers, 1 << 16)
+            if answers in ready:
+                data = os.read(answers, 1 << 16)
                 if not data:
                     raise self._ended(said)
                 self._take(data)
             elif ended:
                 raise self._ended(said)
-            if self._stderr.fileno() in ready:
-                part = os.read(self._stderr.fileno(), 1 << 16)
+            if complaints in ready:
+                part = os.read(complaints, 1 << 16)
                 said = (said + part)[-4000:]
                 if not part:
-                    waiting.unregister(self._stderr)
+                    waiting.unregister(complaints)
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         self._searched = 0
-        try:
-            message = json.loads(line)
-        except ValueError as error:
-            raise nonsense() from error
-        if not isinstance(message, dict):
-            raise nonsense()
-        return message
+        return _message(line)
 
     def _take(self, data: bytes) -> None:
         self._received += len(data)
         if self._received > self._limits.output:
-            raise LimitExceeded(
-                f"the application's output is larger than {self._limits.output} bytes", hint="render less text"
-            )
+            raise _too_much(self._limits)
         self._buffer += data
 
     def _ended(self, said: bytes) -> ApplicationError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(2)
-        code = self._process.returncode
-        if code == -signal.SIGXCPU:
-            return LimitExceeded(f"the application took longer than {self._limits.seconds:g} s")
-        last = " ".join(said.decode(errors="replace").strip().splitlines()[-1:])
-        if "MemoryError" in last:
-            return LimitExceeded("the application took more memory than it may")
-        how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
-        return ApplicationError(
-            f"the application ended the process that it ran in ({how}{f'; {last}' if last else ''})",
-            where="jobbergate.py",
-            hint="it must not end its process, as os._exit does",
-        )
+        return _without_answer(self._process.returncode, said, self._limits)
 
 
 @contextlib.contextmanager
@@ -242,8 +282,3 @@ def _copied(files: Mapping[str, bytes]) -> Iterator[Path]:
                 f"the application's files cannot be written to a temporary folder: {error}"
             ) from error
         yield folder
-
-
-def nonsense() -> ApplicationError:
-    """What is said of an answer that is none."""
-    return ApplicationError("the application's process answers with what is no answer", where="jobbergate.py")

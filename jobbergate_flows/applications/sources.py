@@ -25,6 +25,7 @@ GIT_SECONDS = 120
 _TOO_LARGE = f"the application is larger than {MAX_APPLICATION_BYTES >> 20} MiB or {MAX_FILES} files"
 # Each file has a header, may have a longer one for its name, and is filled up to a block.
 _MAX_RAW_BYTES = MAX_APPLICATION_BYTES + MAX_FILES * 4096
+_REMOTE = re.compile(r"(?:https://|ssh://(?:\w[\w.-]*@)?)[A-Za-z0-9][A-Za-z0-9.-]*(?::\d+)?/", re.ASCII)
 _SKIPPED = {".git", ".hg", ".svn", "__pycache__", ".ipynb_checkpoints", ".venv", ".mypy_cache", ".ruff_cache"}
 _GIT_ENVIRONMENT = (
     "PATH", "HOME", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO",
@@ -115,17 +116,28 @@ def read_folder(folder: Path, *, where: str | None = None) -> dict[str, bytes]:
     return files
 
 
-def read_git(text: str) -> tuple[dict[str, bytes], str, str]:
+def read_git(text: str, *, remote: bool = False) -> tuple[dict[str, bytes], str, str]:
     """The files of a git reference, the same reference with the commit as its ref, and the application's name.
 
+    Args:
+        remote: Only from another host, over https or ssh, and with nobody's name but ssh's in the URL.
+
     Raises:
-        SourceError: git cannot fetch it.
+        SourceError: git cannot fetch it, or is not to.
         LoadingError: as for `read_folder`.
     """
     reference = GitReference.parse(text)
+    if remote and not _REMOTE.match(reference.url):
+        raise SourceError(
+            "this is not fetched here: only git+https:// and git+ssh:// are",
+            where=re.sub(r"//[^/@]*@", "//***@", text),
+            hint="deploy the application from git+https://HOST/PATH@REF#FOLDER, or git+ssh://USER@HOST/PATH@REF#FOLDER",
+        )
+    protocols = "https:ssh" if remote else "https:http:ssh:git:file"
     with tempfile.TemporaryDirectory(prefix="jobbergate-git-", ignore_cleanup_errors=True) as name:
         _git(text, name, "init", "--quiet")
-        _git(text, name, "fetch", "--quiet", "--depth=1", "--no-tags", "--", reference.url, reference.ref or "HEAD")
+        fetch = ("fetch", "--quiet", "--depth=1", "--no-tags", "--", reference.url, reference.ref or "HEAD")
+        _git(text, name, *fetch, protocols=protocols)
         commit = _git(text, name, "rev-parse", "--verify", "FETCH_HEAD^{commit}").strip()
         _git(text, name, "checkout", "--quiet", "--detach", commit)
         folder = Path(name) / reference.subdirectory
@@ -195,11 +207,11 @@ def _fail(error: OSError) -> NoReturn:
     raise error
 
 
-def _git(reference: str, folder: str, *arguments: str) -> str:
+def _git(reference: str, folder: str, *arguments: str, protocols: str = "") -> str:
     environment = {name: os.environ[name] for name in _GIT_ENVIRONMENT if name in os.environ} | {
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
-        "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
+        "GIT_ALLOW_PROTOCOL": protocols,
         "LC_ALL": "C",
     }
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Self, cast
 
 from prefect.blocks.core import Block
@@ -14,6 +16,10 @@ from jobbergate_flows.errors import JobbergateFlowsError
 
 MAX_EMBEDDED_BYTES = 512 * 1024
 """Archives up to this size are stored in the block itself; larger ones are loaded from their source."""
+
+
+# Not the event loop's own threads, which are few: a source that does not answer would hold up everything.
+_fetching = ThreadPoolExecutor(4, thread_name_prefix="application")
 
 
 class ApplicationNotStored(JobbergateFlowsError):
@@ -69,18 +75,21 @@ class StoredApplication(Block):
             archive=base64.b64encode(archive).decode() if embedded else None,
         )
 
-    def application(self) -> Application:
+    def application(self, *, remote: bool = False) -> Application:
         """The application, checked against the digest.
+
+        Args:
+            remote: Fetch a large one over https or ssh only: whoever can write blocks names its source.
 
         Raises:
             DigestMismatch: The content is not what the digest says.
-            SourceError: A large application's source cannot be reached.
+            SourceError: A large application's source cannot be reached, or is not to be.
         """
         if self.archive is not None:
             return Application.from_archive(
                 base64.b64decode(self.archive), name=self.name, source=self.source, digest=self.digest
             )
-        application = Application.load(self.source)
+        application = Application.load(self.source, remote=remote)
         if application.digest != self.digest:
             raise ApplicationNotStored(
                 f"the source now holds {application.digest}, not {self.digest}",
@@ -125,8 +134,11 @@ async def astore_application(application: Application) -> str:
     return pin(application)
 
 
-async def aload_application(pinned: str) -> Application:
-    """Load the application of a pin.
+async def aload_application(pinned: str, *, remote: bool = False) -> Application:
+    """Load the application of a pin, in a thread.
+
+    Args:
+        remote: See `StoredApplication.application`.
 
     Raises:
         ApplicationNotStored: The server has none, or another digest under that name.
@@ -146,4 +158,4 @@ async def aload_application(pinned: str) -> Application:
             where=f"block slug slurm-application/{name}",
             hint="deploy the application again: its block was changed",
         )
-    return stored.application()
+    return await asyncio.get_running_loop().run_in_executor(_fetching, lambda: stored.application(remote=remote))

@@ -9,7 +9,7 @@ MAX_TASKS = 100_000
 MAX_TASK_NUMBER = 4_000_000
 """The largest number that any Slurm takes: its MaxArraySize, which ends before it, is at most 4,000,001."""
 
-ARRAY_PATTERN = r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d{1,7})?"
+ARRAY_PATTERN = r"[0-9]+(-[0-9]+(:[0-9]+)?)?(,[0-9]+(-[0-9]+(:[0-9]+)?)?)*(%[0-9]{1,7})?"
 """The form of an array specification; `parse_array` says whether its numbers make sense."""
 
 
@@ -46,7 +46,7 @@ def parse_array(text: str) -> ArraySpec:
         ValueError: It is none, a range is empty, a step is 0, or a number is beyond what any Slurm takes.
     """
     # Digits are bounded before they become numbers.
-    if len(text) > 100_000 or not re.fullmatch(ARRAY_PATTERN, text, re.ASCII):
+    if len(text) > 100_000 or not re.fullmatch(ARRAY_PATTERN, text):
         raise ValueError(f"{text[:60]!r} names no array tasks: write them as 0-9, 1,3,5 or 0-9:2%4")
     parts, _, at_once = text.partition("%")
     return ArraySpec(tuple(_numbers(part) for part in parts.split(",")), int(at_once or 0) or None)

@@ -140,7 +140,12 @@ class Cluster(Protocol):
         """Raise `DirectoryRefused` unless the directory is absolute, exists and is writable by the user."""
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """Write text files below a directory, which is made (mode 0700) when its parent exists.
 
@@ -150,6 +155,8 @@ class Cluster(Protocol):
         Args:
             files: Relative path -> text.
             ours: Relative path -> `sha256:...` of what we wrote there before.
+            in_place: Anybody's directory will do; otherwise it is refused, like a folder below it, when it is there
+                and belongs to somebody else.
 
         Returns:
             Relative path -> digest of all files of the call.
@@ -158,11 +165,19 @@ class Cluster(Protocol):
             FileRefused, DirectoryRefused
         """
 
-    async def write_secret(self, path: str, text: str) -> None:
-        """Write one file of mode 0600 below an existing directory of the user's, replacing it atomically."""
+    async def write_secret(self, directory: str, text: str) -> None:
+        """Write `SECRET_FILE`, mode 0600, into an existing run's directory of the user's own, replacing it atomically.
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
-        """Remove files of the user's; missing ones are no error."""
+        Raises:
+            FileRefused, DirectoryRefused
+        """
+
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
+        """Remove files below a run's directory, by their relative paths; missing ones are no error.
+
+        Raises:
+            FileRefused, DirectoryRefused
+        """
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """Read at most `limit` bytes; None when there is no such file (yet)."""

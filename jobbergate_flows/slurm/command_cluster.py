@@ -162,18 +162,23 @@ class CommandCluster:
         await self._door.check_directory(directory)
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
-        return await self._door.write_files(directory, files, ours=ours)
+        return await self._door.write_files(directory, files, ours=ours, in_place=in_place)
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await self._door.write_secret(path, text)
+        await self._door.write_secret(directory, text)
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
-        await self._door.remove_files(paths)
+        await self._door.remove_files(directory, paths)
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`."""

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import datetime
 import errno
 import hashlib
 import json
@@ -32,10 +31,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, NamedTuple
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_REQUEST = 64 << 20
 MAX_SCRIPT = 4 << 20
 MAX_READ = 1 << 20
@@ -47,6 +46,8 @@ AT_ONCE = 12
 """So many requests are served at the same time."""
 
 PATH = ("/usr/local/bin", "/usr/bin", "/bin", "/opt/slurm/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
+SECRET_FILE = ".environment"
+"""Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
 SBATCH_OPTIONS = frozenset({
     "account", "array", "bb", "begin", "chdir", "cluster-constraint", "clusters", "comment", "constraint",
     "contiguous", "core-spec", "cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "deadline",
@@ -62,10 +63,10 @@ SBATCH_OPTIONS = frozenset({
 """sbatch's options that may be asked for: those of `options.py` and of `commands/sbatch.py`."""
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_SECRET = re.compile(r"\.[a-z][a-z0-9_.-]{0,60}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _POLL_SECONDS = 0.2
+_ENDING_SECONDS = 5.0
 
 
 class Refused(Exception):
@@ -87,21 +88,18 @@ def check_directory(directory: str) -> None:
         raise Refused("DirectoryRefused", "there is no such directory", directory, "make it, or name another")
     if not os.path.isdir(directory):
         raise Refused("DirectoryRefused", "this is no directory", directory, "name a directory")
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise Refused(
-            "DirectoryRefused", f"{user} may not write into this directory", directory, "name one of your own"
-        )
     try:
-        # As root, access() says yes to a read-only file system as well.
+        # Tried out: what access() says is not the whole truth on every file system, nor to root.
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        said = f"{user} cannot write into this directory: {error.strerror}"
-        raise Refused("DirectoryRefused", said, directory) from error
+        said = f"{pwd.getpwuid(os.geteuid()).pw_name} cannot write into this directory: {error.strerror}"
+        raise Refused("DirectoryRefused", said, directory, "name one of your own") from error
 
 
-def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str], mask: int = 0o077) -> dict[str, str]:
+def write_files(
+    directory: str, files: Mapping[str, str], ours: Mapping[str, str], *, in_place: bool = False, mask: int = 0o077
+) -> dict[str, str]:
     """Write files below a directory, which is made when its parent exists; return the digest of each.
 
     The directory is opened once, and from there on every folder by its descriptor: whatever is swapped for a symbolic
@@ -109,17 +107,19 @@ def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str
 
     Args:
         ours: Relative path -> digest of what may be replaced.
+        in_place: The directory, and what is below, may be somebody else's. Otherwise all of it must be this user's own.
         mask: The umask of what is made.
     """
     contents = {path: text.encode() for path, text in files.items()}
     for path in contents:
         _parts(path)
-    base = _open_run_directory(directory, mask)
-    try:
+    with _run_directory(directory, mask) as base:
+        if not in_place:
+            _check_own(base, directory, "DirectoryRefused")
         to_write = {}
         for path, content in contents.items():
             where, name = f"{directory.rstrip('/')}/{path}", _parts(path)[-1]
-            with _refusing(where), _folder_of(base, path, directory, None) as folder:
+            with _refusing(where), _folder_of(base, path, directory, own=not in_place) as folder:
                 there = None if folder is None else _digest_at(folder, name, where)
             if there is not None and there not in (digest_of(content), ours.get(path)):
                 raise _not_ours(where)
@@ -127,40 +127,36 @@ def write_files(directory: str, files: Mapping[str, str], ours: Mapping[str, str
                 to_write[path] = there
         for path, there in to_write.items():
             where, name = f"{directory.rstrip('/')}/{path}", _parts(path)[-1]
-            with _refusing(where), _folder_of(base, path, directory, mask) as folder:
+            with _refusing(where), _folder_of(base, path, directory, mask, own=not in_place) as folder:
                 assert folder is not None
                 with _written(folder, contents[path], 0o666 & ~mask) as temporary:
                     _move(folder, temporary, name, there, where)
-    finally:
-        os.close(base)
     return {path: digest_of(content) for path, content in contents.items()}
 
 
-def write_secret(path: str, text: str) -> None:
-    """Write one file of mode 0600 into a directory that is the user's own, in the place of whatever is there."""
-    folder_name, name = os.path.split(path)
-    if not os.path.isabs(path) or not name:
-        raise Refused("FileRefused", "this is no absolute path of a file", path)
-    with _refusing(path), _opened(folder_name) as folder:
-        if os.fstat(folder).st_uid != os.geteuid():
-            raise Refused("FileRefused", "the directory belongs to somebody else", folder_name)
+def write_secret(directory: str, text: str) -> None:
+    """Write `SECRET_FILE`, of mode 0600, into a run's directory that is this user's own, whatever is there before."""
+    where = f"{directory.rstrip('/')}/{SECRET_FILE}"
+    with _run_directory(directory) as folder, _refusing(where):
+        _check_own(folder, directory, "DirectoryRefused")
         with _written(folder, text.encode(), 0o600) as temporary:
-            os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.replace(temporary, SECRET_FILE, src_dir_fd=folder, dst_dir_fd=folder)
 
 
-def remove_files(paths: Sequence[str]) -> None:
-    """Remove files; missing ones are no error, and links are removed, not followed."""
+def remove_files(directory: str, paths: Sequence[str]) -> None:
+    """Remove files below a run's directory; missing ones are no error, and links are removed, not followed."""
     for path in paths:
-        folder_name, name = os.path.split(path)
-        if not os.path.isabs(path) or not name:
-            raise Refused("FileRefused", "this is no absolute path of a file", path)
-        try:
-            with _refusing(path), _opened(folder_name) as folder:
-                os.unlink(name, dir_fd=folder)
-        except Refused as error:
-            gone = isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError))
-            if not gone or os.path.islink(folder_name):
-                raise
+        _parts(path)
+    try:
+        with _run_directory(directory) as base:
+            for path in paths:
+                with _refusing(f"{directory.rstrip('/')}/{path}"), _folder_of(base, path, directory) as folder:
+                    if folder is not None:
+                        with contextlib.suppress(FileNotFoundError):
+                            os.unlink(_parts(path)[-1], dir_fd=folder)
+    except Refused as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
 
 
 def read(path: str, offset: int, limit: int) -> tuple[bytes, int] | None:
@@ -276,38 +272,36 @@ def _parts(path: str) -> tuple[str, ...]:
     return parts
 
 
-def _open_run_directory(directory: str, mask: int) -> int:
+@contextlib.contextmanager
+def _run_directory(directory: str, mask: int | None = None) -> Iterator[int]:
+    """A run's directory, open, and made where a mask is given."""
     parent, name = os.path.split(directory.rstrip("/"))
     if not os.path.isabs(directory) or name in ("", ".", "..") or _CONTROL.search(directory):
         raise Refused("DirectoryRefused", f"{directory!r} is no absolute path", "directory", "write it from / on")
     try:
         above = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o777 & ~mask, dir_fd=above)
-            return os.open(name, _FOLDER, dir_fd=above)
+            if mask is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, 0o777 & ~mask, dir_fd=above)
+            base = os.open(name, _FOLDER, dir_fd=above)
         finally:
             os.close(above)
     except OSError as error:
         if os.path.islink(directory.rstrip("/")):
             hint = "name the directory that it leads to"
             raise Refused("DirectoryRefused", "the run's directory is a symbolic link", directory, hint) from error
-        said = f"the run's directory cannot be made: {error.strerror}"
+        said = f"the run's directory cannot be {'used' if mask is None else 'made'}: {error.strerror}"
         raise Refused("DirectoryRefused", said, directory) from error
-
-
-@contextlib.contextmanager
-def _opened(folder: str) -> Iterator[int]:
-    descriptor = os.open(folder, _FOLDER)
     try:
-        yield descriptor
+        yield base
     finally:
-        os.close(descriptor)
+        os.close(base)
 
 
 @contextlib.contextmanager
-def _folder_of(base: int, path: str, where: str, mask: int | None) -> Iterator[int | None]:
-    """The folder of a file, made where a mask is given; None where it is missing."""
+def _folder_of(base: int, path: str, where: str, mask: int | None = None, *, own: bool = False) -> Iterator[int | None]:
+    """The folder of a file, made where a mask is given; None where it is missing. `own`: nobody else has made it."""
     with contextlib.ExitStack() as stack:
         folder = base
         for part in _parts(path)[:-1]:
@@ -327,7 +321,15 @@ def _folder_of(base: int, path: str, where: str, mask: int | None) -> Iterator[i
                     raise Refused("FileRefused", "the path leads through a symbolic link", where) from error
                 raise
             stack.callback(os.close, folder)
+            if own:
+                _check_own(folder, where, "FileRefused")
         yield folder
+
+
+def _check_own(folder: int, where: str, kind: str) -> None:
+    # In a base that others may write to, one of them may have made it before us, and would own all that is in it.
+    if os.fstat(folder).st_uid != os.geteuid():
+        raise Refused(kind, "the directory belongs to somebody else", where, "run in a directory of your own")
 
 
 def _digest_at(folder: int, name: str, where: str) -> str | None:
@@ -395,20 +397,37 @@ def _refusing(where: str) -> Iterator[None]:
 # Processes
 
 
+class Ended(NamedTuple):
+    """How a command ended: what it said, its complaints, its exit code.
+
+    One that had to be killed did not answer: its code is None, and `why` says what there was too much of, or `stopped`.
+    """
+
+    stdout: bytes
+    stderr: bytes
+    code: int | None
+    why: str | None = None
+
+
 def run_command(
     arguments: Sequence[str],
     environment: Mapping[str, str],
     stdin: bytes,
     timeout: float,
     *,
+    folder: str = "/",
     mask: int = 0o077,
     limit: int = MAX_SAID,
     stop: threading.Event | None = None,
-) -> tuple[bytes, bytes, int | None]:
-    """Run a command to its end: what it said, its complaints, and its exit code.
+    lifeline: bool = False,
+) -> Ended:
+    """Run a command to its end.
 
-    It is killed after `timeout` seconds, when it says more than `limit` bytes, or at `stop`; then it did not answer:
-    the code is None.
+    It is killed after `timeout` seconds (`time`), when it says more than `limit` bytes (`output`), or at `stop`
+    (`stopped`). Of its complaints the last are kept.
+
+    Args:
+        lifeline: Its standard input stays open; that it is closed is for the command the word to end all it has begun.
     """
     try:
         process = subprocess.Popen(
@@ -417,27 +436,28 @@ def run_command(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=dict(environment),
-            cwd="/",
+            cwd=folder,
             umask=mask,
             # A signal to our own group must not cut a submission short.
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        said, hint = f"there is no {arguments[0]} on PATH", "install Slurm's commands on this host"
-        raise Refused("ClusterUnreachable", said, None, hint) from error
+        text, hint = f"there is no {arguments[0]} on PATH", "install Slurm's commands on this host"
+        raise Refused("ClusterUnreachable", text, None, hint) from error
     except OSError as error:
         raise Refused("ClusterUnreachable", f"{arguments[0]} cannot be started: {error.strerror}") from error
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
-    said_by = {process.stdout.fileno(): bytearray(), process.stderr.fileno(): bytearray()}
-    rest, deadline = memoryview(stdin), time.monotonic() + timeout
+    said, complaints = bytearray(), bytearray()
+    rest, deadline, why = memoryview(stdin), time.monotonic() + timeout, None
     with process.stdin, process.stdout, process.stderr, selectors.DefaultSelector() as waiting:
         os.set_blocking(process.stdin.fileno(), False)
         waiting.register(process.stdin, selectors.EVENT_WRITE)
-        waiting.register(process.stdout, selectors.EVENT_READ)
-        waiting.register(process.stderr, selectors.EVENT_READ)
-        while waiting.get_map() and (left := deadline - time.monotonic()) > 0 and not (stop and stop.is_set()):
+        waiting.register(process.stdout, selectors.EVENT_READ, said)
+        waiting.register(process.stderr, selectors.EVENT_READ, complaints)
+        while waiting.get_map() and why is None:
+            left = deadline - time.monotonic()
             for key, _events in waiting.select(min(left, _POLL_SECONDS) if stop else left):
                 if key.fileobj is process.stdin:
                     # A command that does not want its input may end before it has it all.
@@ -447,34 +467,49 @@ def run_command(
                         rest = rest[:0]
                     if not rest:
                         waiting.unregister(process.stdin)
-                        process.stdin.close()
+                        if not lifeline:
+                            process.stdin.close()
                 elif piece := os.read(key.fd, 1 << 16):
-                    said_by[key.fd] += piece
+                    key.data.extend(piece)
                 else:
                     waiting.unregister(key.fileobj)
-            if max(map(len, said_by.values())) > limit:
-                break
-        if not waiting.get_map():
+            del complaints[:-MAX_SAID]
+            if len(said) > limit:
+                why = "output"
+            elif waiting.get_map() and stop and stop.is_set():
+                why = "stopped"
+            elif waiting.get_map() and time.monotonic() >= deadline:
+                why = "time"
+        if why is None:
+            try:
+                return Ended(bytes(said), bytes(complaints), process.wait(max(deadline - time.monotonic(), 0)))
+            except subprocess.TimeoutExpired:
+                why = "time"
+        if lifeline:
+            process.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(max(deadline - time.monotonic(), 0))
-                out, trouble = said_by.values()
-                return bytes(out), bytes(trouble), code
-        _kill(process)
+                process.wait(_ENDING_SECONDS)
+        # With what it started: a pipe that somebody holds open has no end.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return b"", b"", None
+    return Ended(b"", b"", None, why)
 
 
 def render(
     renderer: Sequence[str],
-    request: Mapping[str, Any],
+    plain: Mapping[str, Any],
     files: Mapping[str, bytes],
     limits: Mapping[str, Any],
     stop: threading.Event,
-) -> dict[str, Any]:
-    """Have an application served by the renderer, a Python and its program, and return the one message it ends with.
+) -> Ended:
+    """Have an application rendered by the renderer, a Python and its program: `applications/child/program.py`.
 
-    It works on a temporary copy, which is removed, and is the same program with the same limits as in
-    `applications/isolation.py`. All that it has started ends with it.
+    It works on a temporary copy, which is removed. All that it has started ends with it. What it says is for the worker
+    to read.
+
+    Args:
+        plain: What is to be rendered; it is the renderer that reads it.
     """
     with tempfile.TemporaryDirectory(prefix="jobbergate-application-", ignore_cleanup_errors=True) as name:
         folder = os.path.join(os.path.realpath(name), "application")
@@ -484,106 +519,17 @@ def render(
             os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
             with open(target, "xb") as file:
                 file.write(content)
-        answers, answers_in = os.pipe()
-        try:
-            process = subprocess.Popen(
-                [renderer[0], "-I", renderer[1], str(answers_in)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                cwd=folder,
-                env={
-                    "PATH": ":".join(PATH),
-                    "LC_ALL": "C.UTF-8",
-                    "OMP_NUM_THREADS": "1",
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
-                pass_fds=(answers_in,),
-                start_new_session=True,
-            )
-        except OSError as error:
-            os.close(answers)
-            raise Refused("RequestRefused", f"the renderer cannot be started: {error.strerror}", renderer[0]) from error
-        finally:
-            os.close(answers_in)
-        assert process.stdin is not None
-        assert process.stderr is not None
-        with os.fdopen(answers, "rb", buffering=0), process.stderr:
-            try:
-                # Nothing is ever unpickled here; the renderer is the worker's own program.
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(pickle.dumps({**request, "folder": folder, "limits": dict(limits)}))
-                    process.stdin.flush()
-                return _last_message(process, answers, process.stderr.fileno(), limits, stop)
-            finally:
-                # For the renderer this is the word to end everything.
-                with contextlib.suppress(OSError):
-                    process.stdin.close()
-                try:
-                    process.wait(5)
-                except subprocess.TimeoutExpired:
-                    _kill(process)
-                    process.wait()
-
-
-def _last_message(
-    process: subprocess.Popen[bytes], answers: int, stderr: int, limits: Mapping[str, Any], stop: threading.Event
-) -> dict[str, Any]:
-    said, trouble, deadline = bytearray(), b"", time.monotonic() + limits["seconds"]
-    waiting = select.poll()
-    waiting.register(answers, select.POLLIN)
-    waiting.register(stderr, select.POLLIN)
-    while b"\n" not in said[-(1 << 16) :]:
-        left = deadline - time.monotonic()
-        if left <= 0 or stop.is_set():
-            hint = "look for a loop without an end in jobbergate.py or a template"
-            return _error("LimitExceeded", f"the application took longer than {limits['seconds']:g} s", None, hint)
-        ended = process.poll() is not None
-        # Processes that it has left behind may keep the pipe open after its end: so no waiting without an end.
-        ready = dict(waiting.poll(0 if ended else min(left, _POLL_SECONDS) * 1000))
-        if stderr in ready:
-            part = os.read(stderr, 1 << 16)
-            trouble = (trouble + part)[-4000:]
-            if not part:
-                waiting.unregister(stderr)
-        data = os.read(answers, 1 << 16) if answers in ready else b""
-        said += data
-        if len(said) > limits["output"]:
-            text = f"the application's output is larger than {limits['output']} bytes"
-            return _error("LimitExceeded", text, None, "render less text")
-        if not data and (ended or answers in ready):
-            return _ended(process, trouble, limits)
-    try:
-        message = json.loads(said.partition(b"\n")[0])
-    except (ValueError, RecursionError):
-        message = None
-    if not isinstance(message, dict):
-        return _error("ApplicationError", "the application's process answers with what is no answer", "jobbergate.py")
-    return message
-
-
-def _ended(process: subprocess.Popen[bytes], trouble: bytes, limits: Mapping[str, Any]) -> dict[str, Any]:
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(2)
-    code = process.returncode
-    last = " ".join(trouble.decode(errors="replace").strip().splitlines()[-1:])
-    if code == -signal.SIGXCPU:
-        return _error("LimitExceeded", f"the application took longer than {limits['seconds']:g} s")
-    if "MemoryError" in last:
-        return _error("LimitExceeded", "the application took more memory than it may")
-    how = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
-    text = f"the application ended the process that it ran in ({how}{f'; {last}' if last else ''})"
-    return _error("ApplicationError", text, "jobbergate.py", "it must not end its process, as os._exit does")
-
-
-def _error(kind: str, message: str, where: str | None = None, hint: str | None = None) -> dict[str, Any]:
-    return {"error": [kind, message, where, hint]}
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    # With what it started: a pipe that somebody holds open has no end.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+        return run_command(
+            (renderer[0], "-I", renderer[1]),
+            {"PATH": ":".join(PATH), "LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            # Nothing is ever unpickled here; the renderer is the worker's own program.
+            pickle.dumps({"do": "render", "plain": plain, "folder": folder, "limits": dict(limits)}),
+            limits["seconds"],
+            folder=folder,
+            limit=limits["output"],
+            stop=stop,
+            lifeline=True,
+        )
 
 
 # Requests
@@ -632,11 +578,8 @@ class State:
         self.account = pwd.getpwuid(os.geteuid())
         self.path = tuple(hello.path or PATH)
         self.stop = threading.Event()
-
-    @property
-    def owners(self) -> tuple[int, int]:
-        """Whose programs are run."""
-        return (0, os.geteuid())
+        # Whose programs are run.
+        self.owners = (0, os.geteuid())
 
 
 @dataclass(frozen=True)
@@ -645,7 +588,7 @@ class Run:
 
     command: str
     arguments: list[str]
-    stdin: str
+    stdin: str = field(repr=False)
     timeout: float
 
     def serve(self, state: State) -> dict[str, Any]:
@@ -653,17 +596,16 @@ class Run:
         script = self.stdin.encode()
         if len(script) > MAX_SCRIPT:
             raise _bad(f"the script is larger than {MAX_SCRIPT >> 20} MiB", kind="SubmissionRefused")
-        sbatch = self.command == "sbatch"
-        out, trouble, code = run_command(
+        ended = run_command(
             (self._program(state), *self.arguments),
             self._environment(state),
             script,
             self.timeout,
             mask=state.hello.mask,
             # A submission is never cut short: it would be in doubt.
-            stop=None if sbatch else state.stop,
+            stop=None if self.command == "sbatch" else state.stop,
         )
-        return {"stdout": out.decode(errors="replace"), "stderr": trouble.decode(errors="replace"), "returncode": code}
+        return _in_json(ended)
 
     def _check(self) -> None:
         if self.command not in ("sbatch", "scancel") or not 0 < self.timeout <= MAX_SECONDS:
@@ -722,24 +664,24 @@ class WriteFiles:
     """See `write_files`."""
 
     directory: str
-    files: dict[str, str]
+    files: dict[str, str] = field(repr=False)
     ours: dict[str, str]
+    in_place: bool
 
     def serve(self, state: State) -> dict[str, Any]:
-        return {"digests": write_files(self.directory, self.files, self.ours, state.hello.mask)}
+        mask = state.hello.mask
+        return {"digests": write_files(self.directory, self.files, self.ours, in_place=self.in_place, mask=mask)}
 
 
 @dataclass(frozen=True)
 class WriteSecret:
     """See `write_secret`."""
 
-    path: str
-    text: str
+    directory: str
+    text: str = field(repr=False)
 
     def serve(self, state: State) -> dict[str, Any]:
-        if not _SECRET.fullmatch(os.path.basename(self.path)):
-            raise Refused("FileRefused", "this is no place for a secret", self.path, "its name begins with a dot")
-        write_secret(self.path, self.text)
+        write_secret(self.directory, self.text)
         return {}
 
 
@@ -747,10 +689,11 @@ class WriteSecret:
 class RemoveFiles:
     """See `remove_files`."""
 
+    directory: str
     paths: list[str]
 
     def serve(self, state: State) -> dict[str, Any]:
-        remove_files(self.paths)
+        remove_files(self.directory, self.paths)
         return {}
 
 
@@ -802,14 +745,14 @@ class ReadConsent:
 
 @dataclass(frozen=True)
 class Render:
-    """See `render`. The request is written as `plain_from` reads it, the files are in base64."""
+    """See `render`. The files are in base64."""
 
-    request: dict[str, Any]
-    files: dict[str, str]
+    plain: dict[str, Any] = field(repr=False)
+    files: dict[str, str] = field(repr=False)
     limits: dict[str, float]
 
     def serve(self, state: State) -> dict[str, Any]:
-        renderer, limits, request = state.hello.renderer, self.limits, plain_from(self.request)
+        renderer, limits = state.hello.renderer, self.limits
         if renderer is None:
             raise _bad("this deputy was told of no renderer")
         for path in renderer:
@@ -818,12 +761,10 @@ class Render:
             0 < value <= (MAX_SECONDS if name == "seconds" else 1 << 40) for name, value in limits.items()
         ):
             raise _bad("these are no limits")
-        if not isinstance(request, dict) or request.get("do") not in ("render", "describe"):
-            raise _bad("the renderer renders and describes, and nothing else")
         whole = {name: value if name == "seconds" else int(value) for name, value in limits.items()}
         whole["output"] = min(int(whole["output"]), MAX_REQUEST)
         files = {path: base64.b64decode(content, validate=True) for path, content in self.files.items()}
-        return {"message": render(renderer, request, files, whole, state.stop)}
+        return _in_json(render(renderer, self.plain, files, whole, state.stop))
 
 
 REQUESTS: dict[str, Any] = {
@@ -853,45 +794,37 @@ def answer(line: bytes, state: State) -> bytes:
             raise _bad(
                 f"there is no request {str(do)[:100]!r}", "the worker is newer than this deputy: install it again"
             )
-        reply = {"id": request_id, "ok": built(REQUESTS[do], request).serve(state)}
+        done = built(REQUESTS[do], request).serve(state)
+        return json.dumps({"id": request_id, "ok": done}).encode() + b"\n"
     except Refused as error:
-        said = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
-        reply = {"id": request_id, "error": said}
+        return _in_error(request_id, error)
     except Exception as error:
-        said = {"kind": "Failed", "message": f"{type(error).__name__}: {error}", "where": None, "hint": None}
-        reply = {"id": request_id, "error": said}
-    return json.dumps(reply).encode() + b"\n"
+        return _in_error(request_id, Refused("Failed", f"{type(error).__name__}: {error}"))
 
 
 def built(kind: Any, values: Mapping[str, Any]) -> Any:
     """A request (or `Hello`) of these values, each of its type and none unknown."""
-    known = {field.name: field for field in fields(kind)}
+    known = {entry.name: entry for entry in fields(kind)}
     for name in values:
         if name not in known:
             raise _bad(f"{kind.__name__} has no {name[:100]!r}")
-    for name, field in known.items():
+    for name, entry in known.items():
         if name not in values:
-            if field.default is MISSING:
+            if entry.default is MISSING:
                 raise _bad(f"{kind.__name__} lacks {name!r}")
-        elif not _SHAPES[str(field.type)](values[name]):
-            raise _bad(f"{kind.__name__}.{name} is no {field.type}")
+        elif not _SHAPES[str(entry.type)](values[name]):
+            raise _bad(f"{kind.__name__}.{name} is no {entry.type}")
     return kind(**values)
 
 
-def plain_from(value: Any) -> Any:
-    """A value that JSON has no words for as it is: of YAML's types, a mapping is `{"dict": [[key, value], ...]}`."""
-    if isinstance(value, list):
-        return [plain_from(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    ((kind, inner),) = value.items()
-    if kind == "dict":
-        return {plain_from(key): plain_from(entry) for key, entry in inner}
-    if kind in ("set", "tuple"):
-        return (set if kind == "set" else tuple)(plain_from(entry) for entry in inner)
-    if kind == "bytes":
-        return base64.b64decode(inner, validate=True)
-    return {"date": datetime.date, "datetime": datetime.datetime}[kind].fromisoformat(inner)
+def _in_error(request_id: int | None, error: Refused) -> bytes:
+    said = {"kind": error.kind, "message": error.message, "where": error.where, "hint": error.hint}
+    return json.dumps({"id": request_id, "error": said}).encode() + b"\n"
+
+
+def _in_json(ended: Ended) -> dict[str, Any]:
+    text = {name: base64.b64encode(getattr(ended, name)).decode() for name in ("stdout", "stderr")}
+    return {**text, "code": ended.code, "why": ended.why}
 
 
 def _object(line: bytes) -> dict[str, Any]:
@@ -927,6 +860,7 @@ def _is_text(value: Any) -> bool:
 _SHAPES: dict[str, Callable[[Any], bool]] = {
     "str": _is_text,
     "str | None": lambda value: value is None or isinstance(value, str),
+    "bool": lambda value: type(value) is bool,
     "int": lambda value: type(value) is int,
     "float": _is_number,
     "list[str]": _is_texts,
@@ -940,10 +874,6 @@ _SHAPES: dict[str, Callable[[Any], bool]] = {
 # The program
 
 
-class _FramingLost(Exception):
-    pass
-
-
 class _Lines:
     """The lines of a descriptor."""
 
@@ -952,12 +882,12 @@ class _Lines:
         self._buffer = bytearray()
 
     def next(self, timeout: float) -> bytes | None:
-        """The next line; None at the end; TimeoutError when none comes."""
+        """The next line; None at the end; TimeoutError when none comes; Refused when none can be told any more."""
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             if searched > MAX_REQUEST:
-                raise _FramingLost(f"a request is larger than {MAX_REQUEST >> 20} MiB")
+                raise _bad(f"a request is larger than {MAX_REQUEST >> 20} MiB")
             if not select.select([self._descriptor], [], [], timeout)[0]:
                 raise TimeoutError
             try:
@@ -966,7 +896,7 @@ class _Lines:
                 piece = b""
             if not piece:
                 if self._buffer:
-                    raise _FramingLost("the last request has no end")
+                    raise _bad("the last request has no end")
                 return None
             self._buffer += piece
         line = bytes(self._buffer[:end])
@@ -996,10 +926,8 @@ def main() -> int:
             while rest:
                 rest = rest[os.write(1, rest) :]
 
-    def complain(error: Refused | _FramingLost) -> int:
-        message = error.message if isinstance(error, Refused) else str(error)
-        said = {"kind": "RequestRefused", "message": message, "where": None, "hint": None}
-        say(json.dumps({"id": None, "error": said}).encode() + b"\n")
+    def complain(error: Refused) -> int:
+        say(_in_error(None, error))
         return 2
 
     user = pwd.getpwuid(os.geteuid()).pw_name
@@ -1017,14 +945,14 @@ def main() -> int:
         settings.check()
     except TimeoutError:
         return 0
-    except (Refused, _FramingLost) as error:
+    except Refused as error:
         return complain(error)
     os.umask(settings.mask)
     state = State(settings)
     return _serve(lines, state, say, complain)
 
 
-def _serve(lines: _Lines, state: State, say: Callable[[bytes], None], complain: Callable[[_FramingLost], int]) -> int:
+def _serve(lines: _Lines, state: State, say: Callable[[bytes], None], complain: Callable[[Refused], int]) -> int:
     pool = ThreadPoolExecutor(AT_ONCE)
     pending: set[Future[None]] = set()
     code = 0
@@ -1035,7 +963,7 @@ def _serve(lines: _Lines, state: State, say: Callable[[bytes], None], complain: 
             if not pending:
                 break
             continue
-        except _FramingLost as error:
+        except Refused as error:
             code = complain(error)
             break
         if line is None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, TypeVar
@@ -177,7 +177,6 @@ class DeputyDoor:
         self._running = asyncio.Semaphore(deputy.AT_ONCE - 4)
         self._rendering = asyncio.Semaphore(2)
         self._connection: _Connection | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def user(self) -> str:
@@ -199,24 +198,31 @@ class DeputyDoor:
         if command not in ("sbatch", "scancel"):
             raise ValueError(f"{command} does not go through a deputy: ask Slurm as the worker")
         async with self._running:
-            return await self._ask(
+            ended = await self._ask(
                 "run",
-                _command_result,
+                _ended,
                 seconds=timeout + _SLACK_SECONDS,
-                allowance=12 * deputy.MAX_SAID,
+                # In base64, and both of what it says.
+                allowance=3 * deputy.MAX_SAID,
                 in_doubt=command == "sbatch",
                 command=command,
                 arguments=rest,
                 stdin=stdin,
                 timeout=min(timeout, deputy.MAX_SECONDS),
             )
+            return CommandResult.of(ended)
 
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
         await self._ask("check_directory", _nothing, directory=directory)
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
         digests = {path: deputy.digest_of(text.encode()) for path, text in files.items()}
@@ -232,15 +238,16 @@ class DeputyDoor:
             directory=directory,
             files=dict(files),
             ours=dict(ours or {}),
+            in_place=in_place,
         )
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await self._ask("write_secret", _nothing, path=path, text=text)
+        await self._ask("write_secret", _nothing, directory=directory, text=text)
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
-        await self._ask("remove_files", _nothing, paths=list(paths))
+        await self._ask("remove_files", _nothing, directory=directory, paths=list(paths))
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`; at most 1 MiB."""
@@ -289,42 +296,25 @@ class DeputyDoor:
 
         return await self._ask("read_consent", text, allowance=6 * deputy.MAX_CONSENT)
 
-    async def render(self, request: Mapping[str, Any], files: Mapping[str, bytes], limits: Limits) -> Mapping[str, Any]:
-        """Have the user's own process serve an application, and return the message that it ended with.
+    async def render(self, request: Mapping[str, Any], files: Mapping[str, bytes], limits: Limits) -> deputy.Ended:
+        """Have the user's own process render an application: for `Application.render_elsewhere`.
+
+        A user's renderings wait for each other, two at a time, and for nobody else's.
 
         Raises:
             RequestRefused: The deputy has no renderer, or does not trust it.
             ClusterUnreachable
         """
-
-        def message(ok: Mapping[str, Any]) -> Mapping[str, Any]:
-            _expect(isinstance(ok["message"], dict))
-            return dict(ok["message"])
-
         async with self._rendering:
             return await self._ask(
                 "render",
-                message,
+                _ended,
                 seconds=limits.seconds + _SLACK_SECONDS,
-                # Text that the renderer escapes once is escaped in the same way here.
-                allowance=2 * limits.output,
-                request=plain_to(dict(request)),
+                allowance=2 * limits.output + 2 * deputy.MAX_SAID,
+                plain=plain_to(dict(request)),
                 files={path: base64.b64encode(content).decode() for path, content in files.items()},
                 limits=asdict(limits),
             )
-
-    def serve(self, request: Mapping[str, Any], files: Mapping[str, bytes], limits: Limits) -> Mapping[str, Any]:
-        """`render`, for `Application.render(serve=...)` in a thread: not in the event loop's own.
-
-        The door must have been used in its event loop, or bound to it by `bind`.
-        """
-        if self._loop is None:
-            raise RuntimeError("the door is bound to no event loop yet")
-        return asyncio.run_coroutine_threadsafe(self.render(request, files, limits), self._loop).result()
-
-    def bind(self) -> None:
-        """Make the running event loop the door's own."""
-        self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
         """End the deputy. A submission that it has begun is brought to its end."""
@@ -367,7 +357,6 @@ class DeputyDoor:
             raise _lost(f"{self.user}'s deputy answers nonsense", in_doubt) from error
 
     async def _connected(self) -> _Connection:
-        self._loop = asyncio.get_running_loop()
         async with self._starting:
             connection = self._connection
             # Not one that may be about to end: what it would be asked for could get lost.
@@ -424,7 +413,7 @@ class DeputyDoor:
 
 
 def plain_to(value: Any) -> Any:
-    """A value as JSON can say it; `deputy.plain_from` gives it back.
+    """A value as JSON can say it; `applications/child/plain.py` gives it back.
 
     Raises:
         RequestRefused: It has a type that neither JSON nor YAML has.
@@ -467,7 +456,7 @@ _NONSENSE = (_Nonsense, ValueError, TypeError, KeyError, OverflowError, Recursio
 class _Pending:
     """A request without an answer yet: `allowance` bytes may come, and `in_doubt` says what its loss means."""
 
-    reply: asyncio.Future[dict[str, Any]]
+    reply: asyncio.Future[dict[str, Any]] = field(repr=False)
     allowance: int
     in_doubt: bool
 
@@ -676,10 +665,12 @@ def _nothing(ok: Mapping[str, Any]) -> None:
     _expect(ok == {})
 
 
-def _command_result(ok: Mapping[str, Any]) -> CommandResult:
-    stdout, stderr, code = ok["stdout"], ok["stderr"], ok["returncode"]
-    _expect(isinstance(stdout, str) and isinstance(stderr, str) and (code is None or type(code) is int))
-    return CommandResult(stdout, stderr, code)
+def _ended(ok: Mapping[str, Any]) -> deputy.Ended:
+    code, why = ok["code"], ok["why"]
+    stdout, stderr = (base64.b64decode(ok[name], validate=True) for name in ("stdout", "stderr"))
+    _expect(why in ("time", "output", "stopped") if code is None else why is None)
+    _expect(code is None or (type(code) is int and abs(code) < 1 << 16))
+    return deputy.Ended(stdout, stderr, code, why)
 
 
 def _entry(path: str, size: int, changed: float) -> FileEntry:

@@ -57,14 +57,19 @@ class Door(Protocol):
         """See `Cluster.check_directory`."""
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
@@ -93,37 +98,42 @@ class OwnAccountDoor:
         """See `Door.run`."""
         stop = threading.Event()
 
-        def run() -> tuple[bytes, bytes, int | None]:
+        def run() -> deputy.Ended:
             return deputy.run_command(
                 arguments, environment, stdin.encode(), timeout, limit=MAX_OUTPUT_BYTES, stop=stop
             )
 
         try:
-            stdout, stderr, code = await asyncio.get_running_loop().run_in_executor(self._running, run)
+            ended = await asyncio.get_running_loop().run_in_executor(self._running, run)
         except deputy.Refused as error:
             raise error_of(error) from error
         finally:
             # Whoever no longer waits for the command wants it ended.
             stop.set()
-        return CommandResult(stdout.decode(errors="replace"), stderr.decode(errors="replace"), code)
+        return CommandResult.of(ended)
 
     async def check_directory(self, directory: str) -> None:
         """See `Cluster.check_directory`."""
         await _in_thread(lambda: deputy.check_directory(directory))
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
-        return await _in_thread(lambda: deputy.write_files(directory, files, ours or {}))
+        return await _in_thread(lambda: deputy.write_files(directory, files, ours or {}, in_place=in_place))
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await _in_thread(lambda: deputy.write_secret(path, text))
+        await _in_thread(lambda: deputy.write_secret(directory, text))
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
-        await _in_thread(lambda: deputy.remove_files(paths))
+        await _in_thread(lambda: deputy.remove_files(directory, paths))
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`."""

@@ -488,7 +488,7 @@ def network_file_system(path: Path, mounts: str) -> str | None:
         columns = line.split()
         if len(columns) < 3:
             continue
-        point = Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), columns[1]))
+        point = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), columns[1]))
         # Of two at one place the later hides the earlier.
         if path.is_relative_to(point) and len(point.parts) >= depth:
             kind, depth = columns[2], len(point.parts)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import math
 import os
 import platform
 import subprocess
@@ -37,6 +38,7 @@ from jobbergate_flows.slurm.errors import SubmissionAmbiguous, SubmissionRefused
 from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, Known, Observation
 from jobbergate_flows.slurm.options import resources_of
 from jobbergate_flows.slurm.paths import output_paths
+from jobbergate_flows.slurm.units import time_seconds
 
 MAX_ARRAY_SIZE = 1001
 """As Slurm's MaxArraySize by default: task numbers are smaller."""
@@ -95,18 +97,23 @@ class LocalCluster:
         await self._door.check_directory(directory)
 
     async def write_files(
-        self, directory: str, files: Mapping[str, str], *, ours: Mapping[str, str] | None = None
+        self,
+        directory: str,
+        files: Mapping[str, str],
+        *,
+        ours: Mapping[str, str] | None = None,
+        in_place: bool = False,
     ) -> dict[str, str]:
         """See `Cluster.write_files`."""
-        return await self._door.write_files(directory, files, ours=ours)
+        return await self._door.write_files(directory, files, ours=ours, in_place=in_place)
 
-    async def write_secret(self, path: str, text: str) -> None:
+    async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
-        await self._door.write_secret(path, text)
+        await self._door.write_secret(directory, text)
 
-    async def remove_files(self, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
         """See `Cluster.remove_files`."""
-        await self._door.remove_files(paths)
+        await self._door.remove_files(directory, paths)
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`."""
@@ -228,7 +235,7 @@ class LocalCluster:
     def _observe(self, job_id: str) -> Observation:
         folder = self._root / job_id
         job = self._read_json(folder / "job.json")
-        if job is None or not job_id.isdigit():
+        if job is None or not _is_id(job_id):
             return Absent()
         state = self._read_json(folder / "state.json")
         # A job whose runner never wrote a state lost it in the moment of its start.
@@ -253,7 +260,7 @@ class LocalCluster:
     def _cancel(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             folder = self._root / job_id
-            if job_id.isdigit() and folder.is_dir():
+            if _is_id(job_id) and folder.is_dir():
                 (folder / "cancel").write_text(str(os.getuid()))
 
     @staticmethod
@@ -292,6 +299,10 @@ def _row(job_id: str, job: Mapping[str, Any], task: int | None, entries: Mapping
     )
 
 
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _is_running(state: Mapping[str, Any]) -> bool:
     pid: int = state["pid"]
     started: str | None = state["started"]
@@ -300,14 +311,5 @@ def _is_running(state: Mapping[str, Any]) -> bool:
 
 def _seconds(limit: str | None) -> float | None:
     """sbatch's time forms in seconds; None for no limit."""
-    if limit is None or not limit[0].isdigit():
-        return None
-    days, dash, clock = limit.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if dash:
-        hours, minutes, seconds = (*parts, 0, 0)[:3]
-        return ((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds
-    if len(parts) == 3:
-        return (parts[0] * 60 + parts[1]) * 60 + parts[2]
-    minutes, seconds = (*parts, 0)[:2]
-    return minutes * 60 + seconds
+    seconds = time_seconds(limit) if limit else math.inf
+    return seconds if seconds < math.inf else None

@@ -168,8 +168,8 @@ def _start(job: dict[str, Any], number: int | None) -> subprocess.Popen[bytes]:
 def _with_task(path: str, number: int | None, job_id: str) -> str:
     if number is None:
         return path
-    path = re.sub(r"%(\d*)a", lambda match: str(number).zfill(int(match[1] or 0)), path)
-    return re.sub(r"%\d*[jJ]", f"{job_id}_{number}", path)
+    path = re.sub(r"%([0-9]*)a", lambda match: str(number).zfill(int(match[1] or 0)), path)
+    return re.sub(r"%[0-9]*[jJ]", f"{job_id}_{number}", path)
 
 
 def _key(number: int | None) -> str:

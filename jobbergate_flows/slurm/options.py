@@ -31,12 +31,12 @@ _EXTRA: Mapping[str, str] = {
     "bb": _LINE,
     "cluster-constraint": r"[A-Za-z0-9_.,!&|-]+",
     "contiguous": "",
-    "core-spec": r"\d+",
-    "cores-per-socket": r"\d+(-\d+)?",
+    "core-spec": r"[0-9]+",
+    "cores-per-socket": r"[0-9]+(-[0-9]+)?",
     "cpu-freq": r"[A-Za-z0-9:.-]+",
-    "cpus-per-gpu": r"\d+",
+    "cpus-per-gpu": r"[0-9]+",
     "deadline": r"[A-Za-z0-9:+T/.-]+",
-    "delay-boot": r"\d+",
+    "delay-boot": r"[0-9]+",
     "distribution": r"[A-Za-z:*,=0-9]+",
     "error": _LINE,
     "exclude": r"[A-Za-z0-9_.,\[\]-]+",
@@ -52,29 +52,29 @@ _EXTRA: Mapping[str, str] = {
     "input": _LINE,
     "licenses": r"[A-Za-z0-9_.:,@-]+",
     "mem-bind": r"[A-Za-z0-9_:,-]+",
-    "mem-per-gpu": r"\d+[KMGTkmgt]?",
-    "mincpus": r"\d+",
-    "nice": r"\d{1,9}",
+    "mem-per-gpu": r"[0-9]+[KMGTkmgt]?",
+    "mincpus": r"[0-9]+",
+    "nice": r"[0-9]{1,9}",
     "no-kill": "",
     "nodelist": r"[A-Za-z0-9_.,\[\]-]+",
-    "ntasks-per-core": r"\d+",
-    "ntasks-per-gpu": r"\d+",
-    "ntasks-per-socket": r"\d+",
+    "ntasks-per-core": r"[0-9]+",
+    "ntasks-per-gpu": r"[0-9]+",
+    "ntasks-per-socket": r"[0-9]+",
     "open-mode": r"append|truncate",
     "output": _LINE,
     "overcommit": "",
     "oversubscribe": "",
-    "priority": r"\d+",
+    "priority": r"[0-9]+",
     "profile": r"[A-Za-z,]+",
     "reboot": "",
-    "signal": r"[RB:]*[A-Za-z0-9]+(@\d+)?",
-    "sockets-per-node": r"\d+(-\d+)?",
+    "signal": r"[RB:]*[A-Za-z0-9]+(@[0-9]+)?",
+    "sockets-per-node": r"[0-9]+(-[0-9]+)?",
     "spread-job": "",
-    "switches": r"\d+(@[0-9:-]+)?",
-    "thread-spec": r"\d+",
-    "threads-per-core": r"\d+",
+    "switches": r"[0-9]+(@[0-9:-]+)?",
+    "thread-spec": r"[0-9]+",
+    "threads-per-core": r"[0-9]+",
     "time-min": r"[0-9:-]+",
-    "tmp": r"\d+[KMGTkmgt]?",
+    "tmp": r"[0-9]+[KMGTkmgt]?",
     "use-min-nodes": "",
     "wait-all-nodes": r"[01]",
     "wckey": r"[A-Za-z0-9_.*-]+",
@@ -114,11 +114,11 @@ def _checked_array(value: str) -> str:
 
 
 _Name = Annotated[str, _Text(r"[A-Za-z0-9_][A-Za-z0-9_.,-]*", "debug")]
-_Memory = Annotated[str, _Text(r"\d{1,12}([KMGTkmgt][Bb]?)?", "4G")]
+_Memory = Annotated[str, _Text(r"[0-9]{1,12}([KMGTkmgt][Bb]?)?", "4G")]
 _Time = Annotated[
     str,
     _Text(
-        r"\d{1,8}(:\d{1,2}){0,2}|\d{1,5}-\d{1,2}(:\d{1,2}){0,2}|UNLIMITED|INFINITE",
+        r"[0-9]{1,8}(:[0-9]{1,2}){0,2}|[0-9]{1,5}-[0-9]{1,2}(:[0-9]{1,2}){0,2}|UNLIMITED|INFINITE",
         "30, 1:30:00 or 2-00:00:00",
     ),
 ]
@@ -142,7 +142,7 @@ class SlurmResources(BaseModel):
         title="Time limit",
         description="Minutes, or hours:minutes:seconds, or days-hours:minutes. The job is killed after it.",
     )
-    nodes: Annotated[str, _Text(r"[1-9]\d{0,5}(-[1-9]\d{0,5})?", "2 or 2-4")] | None = Field(
+    nodes: Annotated[str, _Text(r"[1-9][0-9]{0,5}(-[1-9][0-9]{0,5})?", "2 or 2-4")] | None = Field(
         default=None, title="Nodes", description="How many nodes, or a range such as 2-4."
     )
     tasks: _Count | None = Field(default=None, title="Tasks", description="How many tasks (MPI ranks).")
@@ -158,7 +158,7 @@ class SlurmResources(BaseModel):
     memory_per_cpu: _Memory | None = Field(
         default=None, title="Memory per CPU", description="Such as 2G; instead of the memory per node."
     )
-    gpus: Annotated[str, _Text(r"([A-Za-z0-9_.-]+:)?\d{1,5}", "2 or a100:2")] | None = Field(
+    gpus: Annotated[str, _Text(r"([A-Za-z0-9_.-]+:)?[0-9]{1,5}", "2 or a100:2")] | None = Field(
         default=None,
         title="GPUs",
         description="How many GPUs in all, with a type in front if it matters: a100:2.",

@@ -33,13 +33,13 @@ def output_paths(
     def resolve(pattern: str) -> str:
         # sbatch takes a pattern with a backslash literally.
         literal = "\\" in pattern
-        text = pattern.replace("\\", "") if literal else re.sub(r"%(\d*)([A-Za-z%])", put, pattern)
+        text = pattern.replace("\\", "") if literal else re.sub(r"%([0-9]*)([A-Za-z%])", put, pattern)
         return posixpath.join(directory, text)
 
     def put(match: re.Match[str]) -> str:
         # Of a node's name (%N), and of an array task's number (%a) and own id (%j), only Slurm knows.
         value = values.get(match[2], match[0])
-        return value.zfill(min(int(match[1]), 10)) if match[1] and value.isdigit() else value
+        return value.zfill(min(int(match[1]), 10)) if match[1] and value.isascii() and value.isdigit() else value
 
     output = resolve(options.get("output") or default)
     error = resolve(options["error"]) if options.get("error") else output
@@ -50,4 +50,4 @@ def task_path(path: str, task: int | None) -> str:
     """The path of one array task: `%a` (or `%3a`) replaced by its number; for no array the path itself."""
     if task is None:
         return path
-    return re.sub(r"%(\d*)a", lambda match: str(task).zfill(min(int(match[1] or 0), 10)), path)
+    return re.sub(r"%([0-9]*)a", lambda match: str(task).zfill(min(int(match[1] or 0), 10)), path)

@@ -25,6 +25,7 @@ from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
     SubmissionOrder,
     home_expanded,
+    remove_secret,
     settle_cancelled,
     submit_once,
 )
@@ -67,10 +68,10 @@ class ClusterSession:
         self._grace = grace
         self._output_limits = output_limits
         self._vet: Callable[[SubmissionOrder], None] | None = None
-        self._submitted: Callable[[SlurmJob], None] | None = None
+        self._submitted: Callable[[SlurmJob], Awaitable[None]] | None = None
 
     def watched(
-        self, *, vet: Callable[[SubmissionOrder], None], submitted: Callable[[SlurmJob], None]
+        self, *, vet: Callable[[SubmissionOrder], None], submitted: Callable[[SlurmJob], Awaitable[None]]
     ) -> ClusterSession:
         """This session for one run, whose submissions somebody looks at.
 
@@ -117,7 +118,7 @@ class ClusterSession:
             self._vet(order)
         job = await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
         if self._submitted is not None:
-            self._submitted(job)
+            await self._submitted(job)
         return job
 
     async def job_of(self, scope: str, call: str) -> SlurmJob | None:
@@ -255,10 +256,6 @@ class ClusterSession:
         """Submissions of this cluster whose job is not final, or whose end was not told."""
         return await asyncio.to_thread(self.ledger.unfinished, self.cluster.name)
 
-    async def unfinished_flow_runs(self) -> set[str]:
-        """The flow runs that these belong to."""
-        return {row.flow_run_id for row in await self.unfinished() if row.flow_run_id is not None}
-
     async def settle_cancelled(self, row: Submission) -> SlurmJob | None:
         """End a cancelled intent that nobody is submitting; see `submission.settle_cancelled`."""
         return await settle_cancelled(self.cluster, self.ledger, row, grace=self._grace)
@@ -268,7 +265,7 @@ class ClusterSession:
         await asyncio.to_thread(self.ledger.mark_told, job.key)
 
     async def remove_secret(self, job: SlurmJob) -> None:
-        """Remove the file that held what must not be in the script."""
+        """Remove the file that held what must not be in the script, or see to it that the log names it."""
         row = await asyncio.to_thread(self.ledger.get, job.key)
-        if row is not None and row.secret_path is not None:
-            await self.cluster.remove_files([row.secret_path])
+        if row is not None:
+            await remove_secret(self.cluster, row)

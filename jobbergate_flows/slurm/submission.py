@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath, PurePosixPath
 
 from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.cluster import Cluster, FoundJob, SubmitRequest, Witness
 from jobbergate_flows.slurm.directives import parse_arguments, parse_directives
 from jobbergate_flows.slurm.errors import (
@@ -35,13 +37,13 @@ from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus, slurm_name
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.paths import output_paths
+from jobbergate_flows.slurm.patience import RETRY_SECONDS, patiently
 
 _logger = logging.getLogger(__name__)
 GRACE_SECONDS = 15.0
 """So long a job must not be found before it was never submitted: MessageTimeout (10 s) and accounting's lag (2 s)."""
 
 _LOOK_SECONDS = 2.0
-_RETRY_SECONDS = (2.0, 5.0, 10.0, 20.0, 30.0)
 _HELD_SECONDS = (30.0, 60.0, 120.0, 300.0)
 _CLAIM_SECONDS = 0.5
 _UNTRUE_ANSWERS = 3
@@ -50,7 +52,7 @@ _WITNESS_NAME = "jobbergate-flows-witness"
 # Below, the controller itself remembers a job; above, accounting may have forgotten it.
 _WITNESS_NEEDED_AFTER = timedelta(minutes=1)
 _WITNESS_GOOD_FOR = timedelta(days=1)
-SECRET_FILE = ".environment"
+SECRET_FILE = deputy.SECRET_FILE
 """Of a flow's job: the file, in the job's directory, that holds what must not be in the script."""
 
 
@@ -158,6 +160,7 @@ async def settle_cancelled(
             return current.job
         found = await _find_for(grace, cluster, ledger, row, (), _nobody)
         if not found:
+            await remove_secret(cluster, row)
             await asyncio.to_thread(ledger.mark_cancelled, row.key)
             return None
         await cluster.cancel([job.job_id for job in found])
@@ -165,6 +168,19 @@ async def settle_cancelled(
         await asyncio.to_thread(ledger.mark_submitted, row.key, first.job_id, first.submit or row.intent_at, None, None)
         settled = await asyncio.to_thread(ledger.get, row.key)
         return settled.job if settled is not None else None
+
+
+async def remove_secret(cluster: Cluster, row: Submission) -> None:
+    """Remove the file that held what must not be in a submission's script.
+
+    Where that cannot be done, the log names the file: nothing else is held up by it.
+    """
+    if row.secret_path is None:
+        return
+    try:
+        await cluster.remove_files(row.directory, [SECRET_FILE])
+    except JobbergateFlowsError as error:
+        _logger.error("The secrets of %s are left in %s: %s", row.name_in_slurm, row.secret_path, error)
 
 
 class _Submitting:
@@ -196,7 +212,7 @@ class _Submitting:
             there = await asyncio.to_thread(self._ledger.get, key)
             if there is not None:
                 return await self._take_up(there)
-            await self._patiently(lambda: self._cluster.check_directory(self._order.directory))
+            await patiently(lambda: self._cluster.check_directory(self._order.directory), self._say)
             intent = await asyncio.to_thread(self._ledger.intend, self._intent())
             return await self._submit(intent)
 
@@ -205,8 +221,12 @@ class _Submitting:
             return row.job
         if row.status is SubmissionStatus.CANCELLED:
             raise SubmissionCancelled("the submission was cancelled")
-        if row.user != self._cluster.user:
-            raise SubmissionRefused(f"the submission was begun as {row.user}", hint="cancel the run, and start another")
+        begun = row.user, row.directory
+        if begun != (self._cluster.user, self._order.run_directory):
+            # Going on would submit the job as somebody else, or where nothing of it is.
+            raise SubmissionRefused(
+                f"the submission was begun as {row.user} in {row.directory}", hint="cancel the run, and start another"
+            )
         if row.status is SubmissionStatus.REFUSED:
             raise SubmissionRefused(row.message or "the submission was refused")
         if row.script_digest != self._order.script.digest:
@@ -238,7 +258,7 @@ class _Submitting:
                 held += 1
             except ClusterUnreachable as error:
                 self._say(f"Slurm does not answer: {error.message}")
-                await self._pause(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)], row)
+                await self._pause(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)], row)
                 tries += 1
             except (SubmissionRefused, DirectoryRefused, FileRefused) as error:
                 await self._refuse(row, error)
@@ -280,7 +300,7 @@ class _Submitting:
         oldest, *others = found
         if others:
             _logger.warning("Job %s was submitted %d times; the oldest is kept", row.name_in_slurm, len(found))
-            await self._patiently(lambda: self._cluster.cancel([job.job_id for job in others]))
+            await patiently(lambda: self._cluster.cancel([job.job_id for job in others]), self._say)
         return await self._record(row, oldest.job_id, oldest.submit or row.intent_at)
 
     async def _record(self, row: Submission, job_id: str, at: datetime) -> SlurmJob:
@@ -298,7 +318,7 @@ class _Submitting:
             raise SlurmError(f"the ledger lost job {job_id}", where=row.key)
         if recorded.cancel_requested:
             # It came while sbatch ran.
-            await self._patiently(lambda: self._cluster.cancel([job_id]))
+            await patiently(lambda: self._cluster.cancel([job_id]), self._say)
         return recorded.job
 
     def _intent(self) -> Submission:
@@ -326,48 +346,36 @@ class _Submitting:
         files = {**order.script.files, order.script_file: order.script.text}
         ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
         try:
-            written = await self._cluster.write_files(row.directory, files, ours=ours)
+            written = await self._cluster.write_files(row.directory, files, ours=ours, in_place=order.in_place)
             await asyncio.to_thread(self._ledger.mark_written, row.key, written)
             if order.secret is not None and row.secret_path is not None:
-                await self._cluster.write_secret(row.secret_path, order.secret)
+                await self._cluster.write_secret(row.directory, order.secret)
         except OSError as error:
             raise FileRefused(
                 f"the run's files cannot be written: {error.strerror or error}", where=row.directory
             ) from error
 
     async def _refuse(self, row: Submission, error: SlurmError) -> None:
-        await asyncio.to_thread(self._ledger.mark_refused, row.key, str(error))
         await self._remove_files(row)
+        await asyncio.to_thread(self._ledger.mark_refused, row.key, str(error))
 
     async def _give_up_if_cancelled(self, row: Submission) -> None:
         current = await asyncio.to_thread(self._ledger.get, row.key)
         if current is not None and current.cancel_requested:
-            await asyncio.to_thread(self._ledger.mark_cancelled, row.key)
             await self._remove_files(row)
+            await asyncio.to_thread(self._ledger.mark_cancelled, row.key)
             raise SubmissionCancelled("the submission was cancelled before Slurm had the job")
 
     async def _remove_files(self, row: Submission) -> None:
         order = self._order
-        names = [order.script_file, *order.script.files] if not order.in_place else []
-        paths = [f"{row.directory}/{name}" for name in names]
-        if row.secret_path is not None:
-            paths.append(row.secret_path)
+        # First, and before the ledger has the end: what it has as ended nobody looks after any more.
+        await remove_secret(self._cluster, row)
+        if order.in_place:
+            return
         try:
-            await self._cluster.remove_files(paths)
+            await self._cluster.remove_files(row.directory, [order.script_file, *order.script.files])
         except SlurmError as error:
             _logger.warning("Files of a submission that was given up are left in %s: %s", row.directory, error)
-
-    async def _patiently(self, act: Callable[[], Awaitable[None]]) -> None:
-        tries = 0
-        while True:
-            try:
-                await act()
-            except ClusterUnreachable as error:
-                self._say(f"the cluster does not answer: {error.message}")
-                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
-                tries += 1
-            else:
-                return
 
     async def _pause(self, seconds: float, row: Submission) -> None:
         """Sleep, but notice a cancellation within two seconds."""
@@ -408,7 +416,7 @@ async def _find_for(
             absent_since = None
             say(f"cannot find out whether the job was submitted: {error.message}")
             if not _needs_witness(row, witness, datetime.now(UTC)) or not await maker.advance():
-                await asyncio.sleep(_RETRY_SECONDS[min(tries, len(_RETRY_SECONDS) - 1)])
+                await asyncio.sleep(RETRY_SECONDS[min(tries, len(RETRY_SECONDS) - 1)])
                 tries += 1
             continue
         now = loop.time()

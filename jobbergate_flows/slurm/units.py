@@ -7,10 +7,9 @@ import re
 
 _KIB = {"K": 1, "M": 1024, "G": 1024**2, "T": 1024**3}
 _TIME = re.compile(
-    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?"
-    r"|(?P<h>\d+):(?P<m>\d+):(?P<s>\d+)"
-    r"|(?P<days>\d+)-(?P<dh>\d+)(:(?P<dm>\d+)(:(?P<ds>\d+))?)?",
-    re.ASCII,
+    r"(?P<minutes>[0-9]+)(:(?P<seconds>[0-9]+))?"
+    r"|(?P<h>[0-9]+):(?P<m>[0-9]+):(?P<s>[0-9]+)"
+    r"|(?P<days>[0-9]+)-(?P<dh>[0-9]+)(:(?P<dm>[0-9]+)(:(?P<ds>[0-9]+))?)?"
 )
 
 

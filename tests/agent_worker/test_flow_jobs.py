@@ -1,13 +1,22 @@
 """How a flow's run is settled with the end of its Slurm job."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path, PurePath
 
 import pytest
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Running
 
+from agent_worker.configuration import SlurmJobConfiguration
 from agent_worker.flow_jobs import settled
+from jobbergate_flows.slurm import patience
+from jobbergate_flows.slurm.accounts import DirectoryDown
+from jobbergate_flows.slurm.errors import FileRefused
 from jobbergate_flows.slurm.jobs import ExitCode, JobStatus, Phase, SlurmJob
+from tests.agent_worker.conftest import Workshop
+from tests.cluster.site import message, script_application
+from tests.cluster.waiting import await_until
 
 JOB = SlurmJob(
     cluster="c", job_id="7", key="k", name="n", user="u", directory="/d", standard_output=None,
@@ -49,3 +58,68 @@ def test_slurms_named_end_wins_over_what_a_dying_engine_said(
 ) -> None:
     state = settled(current, status, JOB)
     assert (state.name if state else None) == result
+
+
+def refusing_to_remove(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(_directory: str, _paths: Sequence[str]) -> None:
+        raise FileRefused("this is a link")
+
+    monkeypatch.setattr(workshop.cluster, "remove_files", refuse)
+
+
+async def was_told(workshop: Workshop, flow_run: FlowRun) -> None:
+    async def told() -> bool:
+        return (await workshop.submission(flow_run.id)).told
+
+    await await_until(told, 30, "the ledger's note")
+
+
+async def test_a_flows_job_waits_for_the_user_directory_and_its_end_is_told_whatever_becomes_of_its_secrets(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow_run = await workshop.launch(await workshop.deploy(script_application(tmp_path, "flow", "#!/bin/sh\n")))
+    refusing_to_remove(workshop, monkeypatch)
+    monkeypatch.setattr(patience, "RETRY_SECONDS", (0.01,))
+    asked: list[str] = []
+
+    async def expanded(directory: str | PurePath) -> str:
+        asked.append(str(directory))
+        if len(asked) < 3:
+            raise DirectoryDown("the user directory does not answer")
+        return str(directory)
+
+    monkeypatch.setattr(workshop.session, "expanded", expanded)
+    configuration = SlurmJobConfiguration(command="true", env={"WORD": "s3cret"}, directory=str(workshop.folder))
+
+    await workshop.supervisor.hold(flow_run, "flow", configuration)
+
+    ended = await workshop.end(flow_run.id)
+    assert "the flow did not report its end" in message(ended)
+    assert len(asked) == 3
+    await was_told(workshop, flow_run)
+
+
+async def test_a_flows_job_is_followed_whatever_its_configuration_is_by_now(workshop: Workshop, tmp_path: Path) -> None:
+    flow_run = await workshop.launch(await workshop.deploy(script_application(tmp_path, "flow", "#!/bin/sh\n")))
+    job = await workshop.submit(flow_run.id, "exit 3", call="flow", kind="flow", secret="s3cret")
+
+    await workshop.supervisor.hold(flow_run, "flow", SlurmJobConfiguration(env={"no name": "x"}, directory="/nowhere"))
+
+    ended = await workshop.end(flow_run.id)
+    assert "exit code 3" in message(ended)
+    await was_told(workshop, flow_run)
+    assert (await workshop.submission(flow_run.id)).job_id == job.job_id
+
+
+async def test_a_cancelled_run_ends_whatever_becomes_of_its_secrets(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed = await workshop.deploy(script_application(tmp_path, "flow", "#!/bin/sh\n"))
+    flow_run = await workshop.launch(deployed, Cancelling())
+    await workshop.submit(flow_run.id, "exec sleep 300", call="flow", kind="flow", secret="s3cret")
+    refusing_to_remove(workshop, monkeypatch)
+
+    await workshop.supervisor.hold(flow_run, "cancelled")
+
+    assert (await workshop.end(flow_run.id)).state_name == "Cancelled"
+    await was_told(workshop, flow_run)

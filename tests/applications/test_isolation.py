@@ -20,10 +20,13 @@ QUICK = Limits(seconds=0.7)
 
 
 def doing(make: Make, code: str, **options: Any) -> Application:
-    """An application that does something in its first step; what it leaves in `data` is shown."""
-    lines = "\n    ".join(code.splitlines())
+    """An application that does something in its first step; what it leaves in `data` is shown.
+
+    `ANSWERS` is the descriptor of what its process says to us.
+    """
+    lines = "\n    ".join(("import os, sys, signal, time", "ANSWERS = 3", *code.splitlines()))
     return make(
-        steps=f"def mainflow(self, data):\n    import os, sys, signal, time\n    {lines}\n    return []",
+        steps=f"def mainflow(self, data):\n    {lines}\n    return []",
         script=SHOWN,
         **options,
     )
@@ -117,17 +120,17 @@ def test_what_the_code_prints_and_closes_disturbs_nothing(make: Make, code: str)
         ("os._exit(0)", ApplicationError, r"ended the process that it ran in \(exit code 0\)"),
         ("os.kill(os.getpid(), signal.SIGKILL)", ApplicationError, r"ended the process that it ran in \(signal 9\)"),
         ("os.abort()", ApplicationError, r"ended the process that it ran in \(signal 6"),
-        ("os.write(int(sys.argv[1]), b'nonsense\\n')", ApplicationError, "what is no answer"),
-        ("os.write(int(sys.argv[1]), b'[]\\n')", ApplicationError, "what is no answer"),
-        ("os.write(int(sys.argv[1]), b'{\"ask\": {}}\\n')", ApplicationError, "what is no answer"),
-        ("os.write(int(sys.argv[1]), b'{\"done\": 1}\\n')", ApplicationError, "what is no answer"),
-        ("os.write(int(sys.argv[1]), b'{\"done\": {}}\\n')", ApplicationError, "what is no answer"),
+        ("os.write(ANSWERS, b'nonsense\\n')", ApplicationError, "what is no answer"),
+        ("os.write(ANSWERS, b'[]\\n')", ApplicationError, "what is no answer"),
+        ("os.write(ANSWERS, b'{\"ask\": {}}\\n')", ApplicationError, "what is no answer"),
+        ("os.write(ANSWERS, b'{\"done\": 1}\\n')", ApplicationError, "what is no answer"),
+        ("os.write(ANSWERS, b'{\"done\": {}}\\n')", ApplicationError, "what is no answer"),
         (
-            'os.write(int(sys.argv[1]), b\'{"done": {"text": 5, "name": 5, "files": 5}}\\n\')',
+            'os.write(ANSWERS, b\'{"done": {"text": 5, "name": 5, "files": 5}}\\n\')',
             ApplicationError,
             "what is no answer",
         ),
-        ("os.close(int(sys.argv[1]))", ApplicationError, "ended the process"),
+        ("os.close(ANSWERS)", ApplicationError, "ended the process"),
         ("x = open('big', 'wb')\nx.write(b'x' * (20 << 20))", InterviewError, "File too large"),
         ("raise Exception('x' * 10**6)", InterviewError, "mainflow failed: Exception: xxx"),
         ("raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})", ApplicationError, "ZeroDivisionError"),
@@ -143,7 +146,7 @@ def test_code_that_ends_or_confuses_its_process_is_an_error_of_the_application(
 
 
 def test_a_flood_of_answers_is_cut_off(make: Make) -> None:
-    code = "flood = b'x' * (1 << 20)\nwhile True: os.write(int(sys.argv[1]), flood)"
+    code = "flood = b'x' * (1 << 20)\nwhile True: os.write(ANSWERS, flood)"
 
     with pytest.raises(LimitExceeded, match="output is larger than 1048576 bytes"):
         doing(make, code).render(limits=Limits(output=1 << 20))

@@ -242,6 +242,9 @@ async def test_a_killed_worker_takes_its_users_jobs_up_again(by_root: SharedSite
     ended = await by_root.end(run_id)
     assert ended.state_name == "Completed", message(ended)
     assert by_root.job(run_id)[0] == "carol"
+    allowed, *submitted = by_root.audit.records(run_id)
+    assert allowed["decision"] == "allowed"
+    assert [(line["decision"], line["job"]) for line in submitted] == [("submitted", submission.job_id)] * 2
 
 
 async def test_without_consent_a_run_waits_and_its_user_allows_just_that(by_sudo: SharedSite, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from jobbergate_flows.slurm.cluster import SubmitRequest
 from jobbergate_flows.slurm.commands import Sbatch, Scancel
 from jobbergate_flows.slurm.deputy import Hello, Refused, State, answer, digest_of
 from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.submission import SECRET_FILE
 from tests.cluster.waiting import wait_until
 
 PROGRAM = Path(deputy.__file__)
@@ -97,6 +98,10 @@ def asked(state: State, do: str, **values: Any) -> dict[str, Any]:
     reply: dict[str, Any] = json.loads(answer(json.dumps({"id": 7, "do": do, **values}).encode(), state))
     assert reply.pop("id") == 7
     return reply
+
+
+def said_by(reply: dict[str, Any]) -> str:
+    return base64.b64decode(reply["ok"]["stdout"]).decode()
 
 
 def kind_of(reply: dict[str, Any]) -> str:
@@ -198,7 +203,7 @@ def test_shell_words_reach_the_command_as_they_are(commands: Callable[[str, str]
     with a_deputy(path=path) as talk:
         reply = talk.ask("run", command="sbatch", arguments=[words], stdin="scrîpt", timeout=20)
 
-    assert reply["ok"] == {"stdout": f"{words}\nscrîpt", "stderr": "", "returncode": 0}
+    assert (said_by(reply), reply["ok"]["code"], reply["ok"]["why"]) == (f"{words}\nscrîpt", 0, None)
 
 
 def test_a_command_sees_the_users_environment_and_nothing_else(
@@ -209,7 +214,7 @@ def test_a_command_sees_the_users_environment_and_nothing_else(
     with open("/dev/null") as file:
         os.set_inheritable(file.fileno(), True)
         with a_deputy(path=path, slurm_conf="/conf") as talk:
-            said = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=20)["ok"]["stdout"]
+            said = said_by(talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=20))
 
     names = {line.partition("=")[0] for line in said.splitlines() if "=" in line}
     assert names - {"PWD", "_", "SHLVL", "OLDPWD"} == {
@@ -234,7 +239,24 @@ def test_a_command_that_takes_too_long_did_not_answer(commands: Callable[[str, s
     with a_deputy(path=commands("sbatch", "sleep 60")) as talk:
         reply = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=0.3)
 
-    assert reply["ok"]["returncode"] is None
+    assert (reply["ok"]["code"], reply["ok"]["why"]) == (None, "time")
+
+
+def test_a_command_that_says_too_much_did_not_answer(commands: Callable[[str, str], list[str]]) -> None:
+    with a_deputy(path=commands("sbatch", "cat /dev/zero")) as talk:
+        reply = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=60)
+
+    assert (reply["ok"]["code"], reply["ok"]["why"]) == (None, "output")
+
+
+def test_the_last_complaints_of_a_command_are_kept(commands: Callable[[str, str], list[str]]) -> None:
+    with a_deputy(path=commands("sbatch", "head -c 3000000 /dev/zero >&2; echo done >&2; echo 5")) as talk:
+        reply = talk.ask("run", command="sbatch", arguments=[], stdin="", timeout=60)
+
+    assert (said_by(reply), reply["ok"]["code"]) == ("5\n", 0)
+    complaints = base64.b64decode(reply["ok"]["stderr"])
+    assert len(complaints) == deputy.MAX_SAID
+    assert complaints.endswith(b"\0done\n")
 
 
 def test_a_slow_submission_holds_nobody_up(commands: Callable[[str, str], list[str]], tmp_path: Path) -> None:
@@ -244,7 +266,7 @@ def test_a_slow_submission_holds_nobody_up(commands: Callable[[str, str], list[s
         talk.say({"id": 2, "do": "home"})
         assert talk.hear()["id"] == 2
         (tmp_path / "go").touch()
-        assert talk.hear()["ok"]["stdout"] == "5\n"
+        assert said_by(talk.hear()) == "5\n"
 
 
 def test_when_the_worker_dies_a_submission_is_finished_and_everything_else_ended(
@@ -259,7 +281,7 @@ def test_when_the_worker_dies_a_submission_is_finished_and_everything_else_ended
             talk.say({"id": number, "do": "run", **request})
         wait_until(lambda: (tmp_path / "sbatch").exists() and (tmp_path / "scancel").exists(), 20, "both to begin")
         talk.stdin.close()
-        assert talk.hear()["ok"]["returncode"] is None
+        assert talk.hear()["ok"]["why"] == "stopped"
         (tmp_path / "go").touch()
         assert talk.process.wait(30) == 0
 
@@ -275,8 +297,7 @@ def test_when_the_worker_dies_the_renderer_ends(tmp_path: Path) -> None:
     )
     limits = {"seconds": 60, "memory": 1 << 30, "output": 1 << 20, "processes": 64}
     with a_deputy(renderer=[sys.executable, str(program)]) as talk:
-        request = {"dict": [["do", "render"]]}
-        talk.say({"id": 1, "do": "render", "request": request, "files": {"a/b": "eA=="}, "limits": limits})
+        talk.say({"id": 1, "do": "render", "plain": {"dict": []}, "files": {"a/b": "eA=="}, "limits": limits})
         wait_until((tmp_path / "pid").exists, 20, "the renderer")
         talk.stdin.close()
         assert talk.process.wait(30) == 0
@@ -290,7 +311,7 @@ def test_an_applications_file_stays_below_its_folder(name: str, tmp_path: Path) 
     program.write_text("")
     limits = {"seconds": 5, "memory": 1 << 30, "output": 1 << 20, "processes": 64}
     state = State(Hello(renderer=[sys.executable, str(program)]))
-    values = {"request": {"dict": [["do", "render"]]}, "limits": limits, "files": {name: "eA=="}}
+    values = {"plain": {"dict": []}, "limits": limits, "files": {name: "eA=="}}
 
     assert kind_of(asked(state, "render", **values)) == "FileRefused"
 
@@ -309,7 +330,7 @@ def test_no_umask_lets_others_write(umask: str) -> None:
 
 def test_the_sites_umask_holds(tmp_path: Path) -> None:
     with a_deputy(umask="027") as talk:
-        assert "ok" in talk.ask("write_files", directory=f"{tmp_path}/run", files={"a/b": "x"}, ours={})
+        assert "ok" in talk.ask("write_files", directory=f"{tmp_path}/run", files={"a/b": "x"}, ours={}, in_place=False)
 
     modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "run", tmp_path / "run/a", tmp_path / "run/a/b")]
     assert modes == [0o750, 0o750, 0o640]
@@ -351,8 +372,10 @@ def test_a_line_that_is_no_request_is_answered_and_the_next_one_served(talk: Tal
         {"do": "read", "path": "/x", "offset": True, "limit": 1},
         {"do": "read", "path": "/x", "offset": -1, "limit": 1},
         {"do": "read", "path": "/x", "offset": 0, "limit": (1 << 20) + 1}, {"do": "eval", "code": "1"},
-        {"do": "write_files", "directory": "/x", "files": {"a": 1}, "ours": {}}, {"do": "remove_files", "paths": "/x"},
-        {"do": "list_files", "directory": "/x", "limit": 10**9}, {"do": "__class__"}, {"do": "render", "request": {}},
+        {"do": "write_files", "directory": "/x", "files": {"a": 1}, "ours": {}, "in_place": False},
+        {"do": "write_files", "directory": "/x", "files": {}, "ours": {}, "in_place": 1},
+        {"do": "remove_files", "directory": "/x", "paths": "a"},
+        {"do": "list_files", "directory": "/x", "limit": 10**9}, {"do": "__class__"}, {"do": "render", "plain": {}},
         {"do": "run", "command": "sbatch", "arguments": [], "stdin": "", "timeout": 1e9},
         {"do": "run", "command": "sbatch", "arguments": [], "stdin": "", "timeout": float("nan")},
     ],
@@ -391,7 +414,7 @@ def test_a_request_of_100_megabytes_ends_it() -> None:
 
 
 def test_half_a_request_at_the_end_is_none(talk: Talk, tmp_path: Path) -> None:
-    talk.stdin.write(json.dumps({"id": 1, "do": "remove_files", "paths": [str(tmp_path)]}).encode())
+    talk.stdin.write(json.dumps({"id": 1, "do": "remove_files", "directory": str(tmp_path), "paths": ["a"]}).encode())
     talk.stdin.close()
 
     assert "has no end" in talk.hear()["error"]["message"]
@@ -402,7 +425,9 @@ def test_half_a_request_at_the_end_is_none(talk: Talk, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "", ".", "a/", "a\0b", "a\nb", "..", "\x1b]0;x"])
 def test_a_files_name_stays_below_the_directory(state: State, tmp_path: Path, name: str) -> None:
-    reply = asked(state, "write_files", directory=str(tmp_path / "run"), files={"good": "", name: "x"}, ours={})
+    reply = asked(
+        state, "write_files", directory=str(tmp_path / "run"), files={"good": "", name: "x"}, ours={}, in_place=False
+    )
 
     assert kind_of(reply) == "FileRefused"
     assert not (tmp_path / "run" / "good").exists()
@@ -410,7 +435,7 @@ def test_a_files_name_stays_below_the_directory(state: State, tmp_path: Path, na
 
 @pytest.mark.parametrize("name", ["-rf", "$(reboot)", "a b", "'", "ü", "~", "*"])
 def test_a_strange_name_is_a_name(state: State, tmp_path: Path, name: str) -> None:
-    reply = asked(state, "write_files", directory=str(tmp_path / name), files={name: "x"}, ours={})
+    reply = asked(state, "write_files", directory=str(tmp_path / name), files={name: "x"}, ours={}, in_place=False)
 
     assert reply == {"ok": {"digests": {name: digest_of(b"x")}}}
     assert (tmp_path / name / name).read_text() == "x"
@@ -418,7 +443,7 @@ def test_a_strange_name_is_a_name(state: State, tmp_path: Path, name: str) -> No
 
 @pytest.mark.parametrize("directory", ["relative", "", "/", "/tmp/..", "/tmp/.", "/tmp/a\nb", "/tmp/\0"])
 def test_a_runs_directory_is_an_absolute_path(state: State, directory: str) -> None:
-    reply = asked(state, "write_files", directory=directory, files={"a": "x"}, ours={})
+    reply = asked(state, "write_files", directory=directory, files={"a": "x"}, ours={}, in_place=False)
 
     assert kind_of(reply) == "DirectoryRefused"
 
@@ -427,7 +452,7 @@ def test_a_runs_directory_is_no_link(state: State, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "other")
 
-    reply = asked(state, "write_files", directory=f"{tmp_path}/run/", files={"a": "x"}, ours={})
+    reply = asked(state, "write_files", directory=f"{tmp_path}/run/", files={"a": "x"}, ours={}, in_place=False)
 
     assert "symbolic link" in reply["error"]["message"]
     assert list((tmp_path / "other").iterdir()) == []
@@ -488,29 +513,60 @@ def test_files_are_written_where_there_are_no_hard_links(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-@pytest.mark.parametrize("name", ["environment", "..", ".", ".ssh/authorized_keys", ".a/../b", ".\n", ".A"])
-def test_only_a_hidden_file_is_a_secret(state: State, tmp_path: Path, name: str) -> None:
-    (tmp_path / ".ssh").mkdir()
+@pytest.mark.parametrize("values", [{"path": "/x/.ssh/authorized_keys"}, {"directory": "/x", "name": ".bashrc"}])
+def test_a_secret_has_one_name_only(state: State, tmp_path: Path, values: dict[str, str]) -> None:
+    assert kind_of(asked(state, "write_secret", text="x", **values)) == "RequestRefused"
 
-    assert kind_of(asked(state, "write_secret", path=f"{tmp_path}/{name}", text="x")) == "FileRefused"
+    assert asked(state, "write_secret", directory=str(tmp_path), text="x") == {"ok": {}}
+    assert [path.name for path in tmp_path.iterdir()] == [SECRET_FILE]
 
 
 def test_a_secret_is_not_written_through_a_link(state: State, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "other")
 
-    assert kind_of(asked(state, "write_secret", path=f"{tmp_path}/run/.environment", text="x")) == "FileRefused"
+    assert kind_of(asked(state, "write_secret", directory=f"{tmp_path}/run", text="x")) == "DirectoryRefused"
     assert list((tmp_path / "other").iterdir()) == []
 
 
-def test_nothing_is_removed_through_a_link(state: State, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("directory", "path"),
+    [("run", "file"), (".", "run/file"), (".", "other/../other/file"), ("other", "../other/file")],
+)
+def test_nothing_is_removed_through_a_link_or_outside(state: State, tmp_path: Path, directory: str, path: str) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     (tmp_path / "run").symlink_to(tmp_path / "other")
 
-    assert kind_of(asked(state, "remove_files", paths=[f"{tmp_path}/run/file"])) == "FileRefused"
-    assert asked(state, "remove_files", paths=[f"{tmp_path}/run"]) == {"ok": {}}
+    refused = asked(state, "remove_files", directory=os.path.normpath(tmp_path / directory), paths=[path])
+
+    assert kind_of(refused) in ("FileRefused", "DirectoryRefused")
     assert (tmp_path / "other" / "file").exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "", ".", "..", "a/", "a\nb"])
+def test_what_is_removed_is_named_below_the_directory(state: State, tmp_path: Path, path: str) -> None:
+    (tmp_path / "good").touch()
+
+    assert kind_of(asked(state, "remove_files", directory=str(tmp_path), paths=["good", path])) == "FileRefused"
+    assert (tmp_path / "good").exists()
+
+
+def test_a_link_is_removed_itself(state: State, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+
+    assert asked(state, "remove_files", directory=str(tmp_path), paths=["link"]) == {"ok": {}}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_is_written_and_run_is_in_no_requests_repr() -> None:
+    requests = [
+        deputy.WriteSecret("/run", "secret"), deputy.WriteFiles("/run", {"a": "secret"}, {}, False),
+        deputy.Run("sbatch", [], "secret", 5), deputy.Render({"answers": "secret"}, {"a": "secret"}, {}),
+    ]  # fmt: skip
+
+    assert [request for request in requests if "secret" in repr(request)] == []
 
 
 def test_data_travels_as_it_is(state: State, tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jobbergate_flows import applications
 from jobbergate_flows.applications import Application, ApplicationError, LimitExceeded, Limits
+from jobbergate_flows.applications.child.plain import plain_from
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.accounts import Account, AccountRefused, AccountRules, known_account
@@ -40,6 +42,7 @@ from tests.cluster.waiting import await_until
 
 ME = OwnAccountDoor().user
 NOTHING: dict[str, str] = {}
+RENDERER = (sys.executable, str(Path(applications.__file__).parent / "child" / "program.py"))
 Open = Callable[..., DeputyDoor]
 
 
@@ -178,7 +181,7 @@ async def test_files_are_the_users_and_nobody_elses(to: Open, how: Way, accounts
     run = Path(await door.home()) / f"run-{type(how).__name__}"
 
     digests = await door.write_files(str(run), {"job.sh": "1", "in/put": "2"})
-    await door.write_secret(f"{run}/.environment", "KEY=1")
+    await door.write_secret(str(run), "KEY=1")
 
     alice = known_account("alice")
     for path in (run, run / "in", *(run / name for name in (*digests, ".environment"))):
@@ -189,7 +192,7 @@ async def test_files_are_the_users_and_nobody_elses(to: Open, how: Way, accounts
     assert chunk is not None
     assert (chunk.data, chunk.size) == (b"1", 1)
     assert [entry.path for entry in await door.list_files(str(run))] == [".environment", "in/put", "job.sh"]
-    await door.remove_files([f"{run}/.environment"])
+    await door.remove_files(str(run), [".environment"])
     assert not (run / ".environment").exists()
 
 
@@ -203,14 +206,38 @@ async def test_what_is_not_the_users_stays_so(to: Open, how: Way, accounts: Acco
         door.read("/etc/shadow"),
         door.write_files(f"{bob}/run", {"private": "x"}),
         door.write_files("/root/run", {"a": "x"}),
-        door.write_secret(f"{bob}/run/.environment", "x"),
-        door.write_secret("/tmp/.environment", "x"),
-        door.remove_files([f"{bob}/run/private"]),
+        door.write_secret(f"{bob}/run", "x"),
+        door.write_secret("/tmp", "x"),
+        door.remove_files(f"{bob}/run", ["private"]),
         door.check_directory(str(bob)),
     ):
         with pytest.raises((FileRefused, DirectoryRefused)):
             await forbidden
     assert (bob / "run" / "private").read_text() == "precious"
+
+
+async def test_what_somebody_else_made_before_us_is_no_runs_directory(
+    to: Open, how: Way, accounts: Accounts, tmp_path: Path
+) -> None:
+    base = accounts.folder / f"shared-{type(how).__name__}"
+    base.mkdir()
+    base.chmod(0o777)
+    accounts.run_as("bob", "sh", "-c", f"umask 0; mkdir {base}/run {base}/bobs {base}/bobs/sub")
+    door = to("alice", how)
+    await door.write_files(f"{base}/own", {"a": "1"})
+    (base / "own").chmod(0o777)
+    accounts.run_as("bob", "sh", "-c", f"umask 0; mkdir {base}/own/sub")
+
+    with pytest.raises(DirectoryRefused, match="belongs to somebody else"):
+        await door.write_files(f"{base}/run", {"a": "1"})
+    with pytest.raises(DirectoryRefused, match="belongs to somebody else"):
+        await door.write_secret(f"{base}/run", "KEY=1")
+    with pytest.raises(FileRefused, match="belongs to somebody else"):
+        await door.write_files(f"{base}/own", {"new": "1", "sub/a": "1"})
+
+    assert sorted(path.name for path in base.rglob("*") if path.is_file()) == ["a"]
+    await door.write_files(f"{base}/bobs", {"a": "1", "sub/b": "1"}, in_place=True)
+    assert (base / "bobs" / "sub" / "b").read_text() == "1"
 
 
 async def test_the_worker_acts_for_nobody_else(to: Open, how: Way) -> None:
@@ -297,18 +324,15 @@ def application(code: str = "return []", script: str = "#!/bin/sh\nid -un\n") ->
 
 async def test_an_application_is_rendered_as_the_user(to: Open, how: Way, accounts: Accounts) -> None:
     door = to("alice", how, renderer=accounts.renderer())
-    door.bind()
     code = "data['who'] = os.getuid(); data['where'] = os.getcwd(); return []"
     script = "#!/bin/sh\n# {{ data.who }} {{ data.where }} {{ data.day.year }} {{ data.deep[1] }}\n"
 
-    rendered = await asyncio.to_thread(application(code, script).render, serve=door.serve)
+    rendered = await application(code, script).render_elsewhere(door.render)
 
     uid, where, *rest = rendered.text.splitlines()[1].removeprefix("# ").split()
     assert int(uid) == known_account("alice").uid
     assert rest == ["2026", "one"]
     assert not exists(where)
-    interface = await asyncio.to_thread(application().describe, serve=door.serve)
-    assert interface.complete
 
 
 @pytest.mark.parametrize(
@@ -324,20 +348,53 @@ async def test_an_application_is_bounded_there_too(
     to: Open, accounts: Accounts, code: str, limits: Limits, said: str
 ) -> None:
     door = to("alice", renderer=accounts.renderer())
-    door.bind()
 
     with pytest.raises(ApplicationError, match=said):
-        await asyncio.to_thread(application(code).render, limits=limits, serve=door.serve)
+        await application(code).render_elsewhere(door.render, limits=limits)
     assert await door.home() == "/home/alice"
 
 
 async def test_an_endless_output_is_bounded_there_too(to: Open, accounts: Accounts) -> None:
     door = to("alice", renderer=accounts.renderer())
-    door.bind()
     script = "#!/bin/sh\n{% for i in range(10**5) %}{{ 'x' * 100 }}{% endfor %}"
 
     with pytest.raises(LimitExceeded, match="output is larger"):
-        await asyncio.to_thread(application(script=script).render, limits=Limits(output=1 << 20), serve=door.serve)
+        await application(script=script).render_elsewhere(door.render, limits=Limits(output=1 << 20))
+
+
+@pytest.mark.parametrize(("ending", "said"), [("time.sleep(600)", "took longer"), ("os._exit(3)", "ended the process")])
+async def test_what_an_application_leaves_behind_ends_with_it(
+    own: Open, tmp_path: Path, ending: str, said: str
+) -> None:
+    note = tmp_path / "note"
+    code = (
+        "import time\n        if os.fork() == 0:\n            os.setsid()\n"
+        f"            open({str(note)!r}, 'w').write(str(os.getpid()))\n            time.sleep(600)\n"
+        f"        while not os.path.exists({str(note)!r}) or not open({str(note)!r}).read(): time.sleep(0.01)\n"
+        f"        {ending}"
+    )
+
+    with pytest.raises(ApplicationError, match=said):
+        await application(code).render_elsewhere(own(renderer=RENDERER).render, limits=Limits(seconds=2))
+
+    assert not exists(f"/proc/{note.read_text()}")
+
+
+async def test_a_thread_without_an_end_holds_no_rendering_up(own: Open) -> None:
+    code = "import threading; threading.Thread(target=threading.Event().wait).start(); return []"
+
+    rendered = await application(code).render_elsewhere(own(renderer=RENDERER).render)
+
+    assert rendered.text == "#!/bin/sh\nid -un\n"
+
+
+async def test_a_deputy_renders_where_and_as_it_says_itself(own: Open) -> None:
+    request = {"do": "describe", "config": {}, "folder": "/etc", "limits": {"seconds": 1}}
+
+    ended = await own(renderer=RENDERER).render(request, application().files, Limits())
+
+    # It lacks what rendering needs, and describing does not.
+    assert b"KeyError" in ended.stdout
 
 
 async def test_a_renderer_that_others_can_change_is_not_started(to: Open, accounts: Accounts, tmp_path: Path) -> None:
@@ -359,7 +416,7 @@ async def test_a_renderer_that_others_can_change_is_not_started(to: Open, accoun
     )
 )
 def test_a_request_reaches_the_renderer_as_it_is(value: Any) -> None:
-    assert deputy.plain_from(json.loads(json.dumps(plain_to(value)))) == value
+    assert plain_from(json.loads(json.dumps(plain_to(value)))) == value
 
 
 # Living and dying
@@ -554,9 +611,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = st.sampled_from(
-    ["stdout", "stderr", "returncode", "data", "size", "entries", "home", "text", "message", "digests"]
-)
+KEYS = st.sampled_from(["stdout", "stderr", "code", "why", "data", "size", "entries", "home", "text", "digests"])
 OK = st.fixed_dictionaries({"ok": st.dictionaries(KEYS, JSON, max_size=4) | JSON})
 ERROR = st.fixed_dictionaries(
     {"error": st.fixed_dictionaries({"kind": JSON, "message": JSON, "where": JSON, "hint": JSON}) | JSON}
@@ -668,7 +723,7 @@ async def test_a_job_belongs_to_its_user(users: Users, how: Way, monkeypatch: py
     assert not [line for line in said.splitlines() if line.startswith(("PREFECT", "SUDO_", "PYTHON"))]
     assert {"HOME=/home/alice", "USER=alice", "LOGNAME=alice"} <= set(said.splitlines())
     assert os.stat("/home/alice/out.txt").st_uid == known_account("alice").uid
-    await cluster.remove_files(["/home/alice/out.txt"])
+    await cluster.remove_files("/home/alice", ["out.txt"])
 
 
 async def test_a_job_is_found_and_cancelled_by_its_own_user_only(users: Users, how: Way) -> None:

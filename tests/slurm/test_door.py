@@ -153,24 +153,26 @@ async def test_a_secret_replaces_a_link_instead_of_following_it(door: OwnAccount
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / ".environment").symlink_to(tmp_path / "elsewhere")
 
-    await door.write_secret(str(tmp_path / ".environment"), "KEY=1")
+    await door.write_secret(str(tmp_path), "KEY=1")
 
     assert (tmp_path / "elsewhere").read_text() == "precious"
     assert (tmp_path / ".environment").read_text() == "KEY=1"
     assert (tmp_path / ".environment").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(FileRefused):
-        await door.write_secret(str(tmp_path / "missing" / "secret"), "x")
+    with pytest.raises(DirectoryRefused):
+        await door.write_secret(str(tmp_path / "missing"), "x")
 
 
 async def test_removing_what_is_gone_is_no_error(door: OwnAccountDoor, tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("")
     (tmp_path / "folder").mkdir()
+    (tmp_path / "a").write_text("")
+    (tmp_path / "folder" / "b").write_text("")
 
-    await door.remove_files([str(tmp_path / "a"), str(tmp_path / "missing")])
+    await door.remove_files(str(tmp_path), ["a", "missing", "folder/b", "folder/c", "missing/a"])
+    await door.remove_files(str(tmp_path / "missing"), ["a"])
 
-    assert not (tmp_path / "a").exists()
+    assert await door.list_files(str(tmp_path)) == []
     with pytest.raises(FileRefused):
-        await door.remove_files([str(tmp_path / "folder")])
+        await door.remove_files(str(tmp_path), ["folder"])
 
 
 async def test_a_file_is_read_by_offset(door: OwnAccountDoor, tmp_path: Path) -> None:

@@ -243,14 +243,14 @@ async def test_what_is_no_script_is_refused_as_sbatch_does(cluster: LocalCluster
 
 async def test_files_go_through_the_own_accounts_door(cluster: LocalCluster, work: Path) -> None:
     await cluster.write_files(str(work / "run"), {"a": "1"})
-    await cluster.write_secret(str(work / "run" / "secret"), "2")
+    await cluster.write_secret(str(work / "run"), "2")
 
     chunk = await cluster.read(str(work / "run" / "a"))
 
     assert chunk is not None
     assert chunk.data == b"1"
-    assert [entry.path for entry in await cluster.list_files(str(work / "run"))] == ["a", "secret"]
-    await cluster.remove_files([str(work / "run" / "secret")])
+    assert [entry.path for entry in await cluster.list_files(str(work / "run"))] == [".environment", "a"]
+    await cluster.remove_files(str(work / "run"), [".environment"])
     assert [entry.path for entry in await cluster.list_files(str(work / "run"))] == ["a"]
     with pytest.raises(DirectoryRefused):
         await cluster.check_directory("relative")

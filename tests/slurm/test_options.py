@@ -10,6 +10,7 @@ import pytest
 from jobbergate_flows.slurm.directives import parse_directives, parse_parameters
 from jobbergate_flows.slurm.errors import OptionRefused
 from jobbergate_flows.slurm.options import (
+    ALLOWED,
     SlurmResources,
     check_resources,
     parse_option_arguments,
@@ -90,6 +91,20 @@ def test_options_that_are_ours_or_dangerous_are_not_to_be_had(name: str) -> None
         check_resources({"extra": {name: "1"}})
     with pytest.raises(OptionRefused, match=name):
         parse_option_arguments([f"--{name}=1"])
+
+
+@pytest.mark.parametrize("digits", ["٣", "３", "²"])
+def test_digits_are_those_of_ascii(digits: str) -> None:
+    texts = dict.fromkeys(("time_limit", "nodes", "memory", "array", "gpus"), digits)
+    values: list[dict[str, Any]] = [{name: value} for name, value in texts.items()]
+    values += [{"tasks": digits}, {"array": f"1%{digits}"}, *({"extra": {name: digits}} for name in ALLOWED)]
+    for resources in values:
+        with pytest.raises(OptionRefused):
+            check_resources(resources)
+    # Prefect's server checks the form in Python, whose digits are all of Unicode's.
+    for name, value in texts.items():
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({name: value}, resources_schema())
 
 
 def test_an_unknown_field_is_refused_with_the_known_ones() -> None:

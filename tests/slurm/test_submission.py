@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm.accounts import AccountRefused
 from jobbergate_flows.slurm.cluster import Cluster, SubmitRequest
 from jobbergate_flows.slurm.command_cluster import CommandCluster
 from jobbergate_flows.slurm.door import OwnAccountDoor
@@ -24,6 +25,7 @@ from jobbergate_flows.slurm.errors import (
     ClusterUnreachable,
     DirectoryRefused,
     FileRefused,
+    SlurmError,
     SubmissionAmbiguous,
     SubmissionCancelled,
     SubmissionHeld,
@@ -272,6 +274,23 @@ async def test_in_place_our_own_files_are_replaced(
     assert (base / "data/in.txt").read_text() == "2\n"
 
 
+@pytest.mark.usefixtures("accounts")
+async def test_only_in_place_may_the_directory_be_somebody_elses(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, base: Path
+) -> None:
+    os.mkdir(order.run_directory)
+    for directory in (order.run_directory, str(base)):
+        os.chown(directory, 1, -1)
+
+    with pytest.raises(DirectoryRefused, match="belongs to somebody else"):
+        await submit_once(cluster, ledger, order)
+
+    assert row_of(ledger, order).status is SubmissionStatus.REFUSED
+    assert os.listdir(order.run_directory) == []
+    in_place = replace(order, in_place=True, key=SubmissionKey("run 2", "script"))
+    assert (await submit_once(cluster, ledger, in_place)).directory == str(base)
+
+
 async def test_a_secret_is_its_owners_only_and_not_in_the_ledger(
     cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, tmp_path: Path
 ) -> None:
@@ -442,6 +461,72 @@ async def test_a_cancelled_intent_that_nobody_submits_is_settled(
     await await_until(lambda: cancelled_on(cluster, job.job_id), 20, "the job's end")
     assert nothing is None
     assert row_of(ledger, lost).status is SubmissionStatus.CANCELLED
+
+
+async def begun(cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder) -> None:
+    """Leave an order's intent behind, as a worker does that dies just before sbatch."""
+    cluster.before_submit = raising(RuntimeError("died"))
+    with pytest.raises(RuntimeError, match="died"):
+        await submit_once(cluster, ledger, order)
+    assert row_of(ledger, order).status is SubmissionStatus.INTENT
+
+
+async def test_what_was_begun_in_another_directory_or_as_somebody_else_is_not_gone_on_with(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await begun(cluster, ledger, order)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    with pytest.raises(SubmissionRefused, match=f"begun as .* in {order.run_directory}") as refused:
+        await submit_once(cluster, ledger, replace(order, directory=str(elsewhere)), grace=GRACE)
+    assert refused.value.hint
+    monkeypatch.setattr(FaultyCluster, "user", "somebody-else")
+    with pytest.raises(SubmissionRefused, match="begun as"):
+        await submit_once(cluster, ledger, order, grace=GRACE)
+    monkeypatch.undo()
+
+    assert files_below(elsewhere) == {}
+    job = await submit_once(cluster, ledger, order, grace=GRACE)
+    assert job.directory == order.run_directory
+
+
+async def test_an_intent_that_is_settled_leaves_no_secret(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, base: Path
+) -> None:
+    await begun(cluster, ledger, replace(order, secret="s3cret"))
+    secret = row_of(ledger, order).secret_path or ""
+    assert files_below(base)[secret] == b"s3cret"
+    ledger.request_cancel(KEY.token)
+
+    assert await settle_cancelled(cluster, ledger, row_of(ledger, order), grace=GRACE) is None
+
+    assert secret not in files_below(base)
+
+
+@pytest.mark.parametrize("error", [FileRefused("a link"), AccountRefused("gone"), ClusterUnreachable("away")])
+async def test_a_secret_that_cannot_be_removed_is_named_and_holds_up_nothing(
+    cluster: FaultyCluster,
+    ledger: Ledger,
+    order: SubmissionOrder,
+    error: SlurmError,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await begun(cluster, ledger, replace(order, secret="s3cret"))
+    ledger.request_cancel(KEY.token)
+
+    async def refuse(_cluster: Cluster, _directory: object, _paths: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FaultyCluster, "remove_files", refuse)
+
+    assert await settle_cancelled(cluster, ledger, row_of(ledger, order), grace=GRACE) is None
+
+    row = row_of(ledger, order)
+    assert row.status is SubmissionStatus.CANCELLED
+    assert (row.secret_path or "-") in caplog.text
+    assert error.message in caplog.text
 
 
 @pytest.fixture

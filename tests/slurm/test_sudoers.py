@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from agent_worker.unit import unit_text
 from jobbergate_flows.slurm.deputy import digest_of
 from jobbergate_flows.slurm.deputy_door import INSTALLED, PROGRAM
 from jobbergate_flows.slurm.sudoers import NotInstallable, install_deputy, sudoers_text
@@ -110,25 +108,3 @@ class TestInstalling:
         for target in ("relative", tmp_path / "missing" / "deputy"):
             with pytest.raises(NotInstallable):
                 install_deputy(target)
-
-
-def under_the_unit(accounts: Accounts, *options: str) -> subprocess.CompletedProcess[str]:
-    """Have sudo start alice's deputy with the capabilities that the worker's unit leaves."""
-    unit = unit_text(account=WORKER, pool="slurm", prefix="/opt/jobbergate-flows", mode="sudo")
-    (line,) = [line for line in unit.splitlines() if line.startswith("CapabilityBoundingSet=")]
-    left = [name.removeprefix("CAP_").lower() for name in line.partition("=")[2].split()]
-    bounding = ",".join(["-all", *(f"+{name}" for name in left)])
-    as_worker = ["setpriv", f"--reuid={WORKER}", f"--regid={WORKER}", "--init-groups", "--inh-caps=-all", *options]
-    command = [*as_worker, f"--bounding-set={bounding}", "sudo", "-n", "-u", "alice", "--", str(accounts.deputy)]
-    return subprocess.run(command, input="", capture_output=True, text=True, check=False, cwd="/", timeout=60)
-
-
-def test_the_units_capabilities_are_enough_for_sudo(accounts: Accounts) -> None:
-    started = under_the_unit(accounts)
-
-    assert json.loads(started.stdout.splitlines()[0])["user"] == "alice", started.stderr
-    assert started.stderr == ""
-
-
-def test_no_new_privileges_which_the_unit_leaves_out_would_be_too_little(accounts: Accounts) -> None:
-    assert "no new privileges" in under_the_unit(accounts, "--no-new-privs").stderr

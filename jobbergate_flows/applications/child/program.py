@@ -1,7 +1,7 @@
 """The separate process: one request in, its answer out.
 
-The request comes pickled on standard input, as do the answers of a person. What is said back is one JSON object a
-line, on a descriptor of its own: what the application prints goes nowhere.
+The request comes pickled on standard input, as do the answers of a person. What is said back on standard output is one
+JSON object a line; what the application prints goes nowhere, as its standard output is another.
 """
 
 from __future__ import annotations
@@ -24,17 +24,23 @@ _MAX_WARNINGS = 20
 
 def main() -> None:
     """Serve one request."""
-    descriptor = int(sys.argv[1])
-    os.set_inheritable(descriptor, False)
+    descriptor = os.dup(1)
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), 1)
     _stand_in_for_packages()
     from jobbergate_flows.applications.child.keeper import keep
 
     keep(lifeline=0, only_the_childs=descriptor)
     requests = os.fdopen(os.dup(0), "rb")
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
+    with open(os.devnull, "rb") as empty:
+        os.dup2(empty.fileno(), 0)
     request = pickle.load(requests)
     _take_on(request["limits"])
+    if "plain" in request:
+        from jobbergate_flows.applications.child.plain import plain_from
+
+        # What the deputy itself says of it holds.
+        request = {**plain_from(request.pop("plain")), **request}
     from jobbergate_flows.applications.child.service import serve
     from jobbergate_flows.applications.errors import ApplicationError
 
@@ -94,3 +100,5 @@ def _stand_in_for_packages() -> None:
 
 if __name__ == "__main__":
     main()
+    # All is said: a thread of the application's holds nobody up.
+    os._exit(0)

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobbergate_flows.slurm.deputy import Ended
 from jobbergate_flows.slurm.errors import ClusterUnreachable
 
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """A finished command. `returncode` is None when it was killed because its time was up."""
+    """A finished command. `returncode` is None when it had to be killed, mostly because its time was up."""
 
     stdout: str
     stderr: str
     returncode: int | None
+
+    @classmethod
+    def of(cls, ended: Ended) -> CommandResult:
+        """The result of a command that ran."""
+        return cls(ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"), ended.code)
 
     @property
     def words(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from agent_worker.identity.consent import parse_line
 from agent_worker.identity.limits import exceeded
@@ -110,14 +111,21 @@ def test_what_is_limited_must_be_said(limit: str, option: str) -> None:
         ("max-gpus=1", {"gpus": "1", "gres": "gpu:8"}),
         ("max-time=60", {"time_limit": "60", "array": "0-9999"}),
         # What looks like digits to Python is none to sbatch.
-        ("max-nodes=4", {"nodes": "1\u0664"}),
-        ("max-memory=4G", {"memory": "\uff14G"}),
-        ("max-time=60", {"time_limit": "\uff13\uff10"}),
     ],
     ids=ascii,
 )
 def test_no_way_round(limit: str, asked: dict[str, Any]) -> None:
     assert why(limit, **asked) is not None
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"nodes": "1\u0664"}, {"memory": "\uff14G"}, {"time_limit": "\uff13\uff10"}],
+    ids=["nodes", "memory", "time"],
+)
+def test_odd_digits_are_not_even_asked_for(asked: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SlurmResources.model_validate(asked)
 
 
 def test_without_limits_everything_may_be_asked() -> None:

@@ -1,0 +1,191 @@
+"""A run that waits until it may go on, and one that is taken up again with its job."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.states import Cancelled, Completed, Failed
+
+from agent_worker.accounts import AccountSessions
+from agent_worker.admission import NEEDS_CONSENT, UNDECIDED, Admission, Admitted, Rules, asked_since
+from agent_worker.identity.audit import AuditLog, AuditRecord
+from agent_worker.identity.policy import IdentityPolicy
+from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm.errors import SlurmError
+from jobbergate_flows.slurm.ledger import SubmissionKey
+from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.session import ClusterSession
+from jobbergate_flows.slurm.submission import SubmissionOrder
+from tests.agent_worker.conftest import ME, Workshop
+from tests.cluster.audit import AuditSocket
+from tests.cluster.site import message, script_application
+from tests.cluster.waiting import await_until
+
+ASKING = IdentityPolicy("single-user", getpass.getuser(), consent=True)
+
+
+def asked(name: str, minute: int, kind: StateType = StateType.PENDING) -> State[Any]:
+    return State(type=kind, name=name, timestamp=datetime(2026, 11, 21, 12, minute, tzinfo=UTC))
+
+
+@pytest.mark.parametrize(
+    ("states", "minute"),
+    [
+        ([], None),
+        ([asked("Pending", 1)], None),
+        ([asked("Pending", 1), asked(NEEDS_CONSENT, 2), asked(NEEDS_CONSENT, 9)], 2),
+        ([asked(NEEDS_CONSENT, 9), asked(NEEDS_CONSENT, 2), asked("Pending", 1)], 2),
+        ([asked(UNDECIDED, 1), asked(NEEDS_CONSENT, 3), asked(UNDECIDED, 5)], 3),
+        ([asked(NEEDS_CONSENT, 1), asked("Failed", 2, StateType.FAILED), asked("Pending", 3)], None),
+        (
+            [
+                asked(NEEDS_CONSENT, 1),
+                asked("AwaitingRetry", 2, StateType.SCHEDULED),
+                asked("Pending", 3),
+                asked(NEEDS_CONSENT, 4),
+            ],
+            4,
+        ),
+    ],
+)
+def test_a_wait_for_consent_counts_from_its_first_message(states: list[State[Any]], minute: int | None) -> None:
+    since = asked_since(states)
+
+    assert (None if since is None else since.minute) == minute
+
+
+class Accounts(AccountSessions):
+    """Sessions of users who have allowed nothing."""
+
+    async def read_consent(self, account: str) -> str | None:
+        return None
+
+
+class InThreads(AuditLog):
+    """An audit log that keeps what it is told, and in which thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[tuple[str, bool]] = []
+
+    def write(self, record: AuditRecord) -> None:
+        self.written.append((record.decision, threading.current_thread() is threading.main_thread()))
+
+
+@pytest.fixture
+async def run(workshop: Workshop, tmp_path: Path) -> FlowRun:
+    deployed = await workshop.deploy(script_application(tmp_path, "waits", "#!/bin/sh\n"))
+    return await workshop.launch(deployed)
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> Iterator[AuditSocket]:
+    socket = AuditSocket(tmp_path / "log")
+    yield socket
+    socket.close()
+
+
+def admission(workshop: Workshop, audit: AuditLog, policy: IdentityPolicy = ASKING, **rules: Any) -> Admission:
+    session = ClusterSession(workshop.cluster, workshop.ledger, grace=0.05)
+    return Admission(Accounts(session), Rules(policy, audit=audit, **rules), workshop.pool)
+
+
+async def current(run_id: UUID) -> FlowRun:
+    async with get_client() as client:
+        return await client.read_flow_run(run_id)
+
+
+async def until_it_asks(run_id: UUID) -> None:
+    async def asks() -> bool:
+        return (await current(run_id)).state_name == NEEDS_CONSENT
+
+    await await_until(asks, 30, "the question for consent")
+
+
+@pytest.mark.parametrize("ending", [Failed(message="theirs"), Cancelled(message="theirs"), Completed(message="theirs")])
+async def test_a_waiting_run_that_somebody_else_ends_is_let_go(
+    workshop: Workshop, run: FlowRun, ending: State[Any]
+) -> None:
+    waits = admission(workshop, InThreads(), poll_seconds=0.1)
+    admitting = asyncio.create_task(waits.admit(run, "application"))
+    await until_it_asks(run.id)
+    assert waits.asking == {run.id}
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, ending, force=True)
+
+    assert await asyncio.wait_for(admitting, 20) is None
+
+    assert waits.asking == frozenset()
+    ended = await current(run.id)
+    assert (ended.state_name, message(ended)) == (ending.name, "theirs")
+
+
+async def test_a_restarted_worker_lets_nobody_wait_anew(workshop: Workshop, run: FlowRun) -> None:
+    first = asyncio.create_task(admission(workshop, InThreads()).admit(run, "application"))
+    await until_it_asks(run.id)
+    first.cancel()
+    waiting = await current(run.id)
+    assert waiting.state is not None
+    waited = datetime.now(UTC) - waiting.state.timestamp
+    # It looks only once.
+    second = admission(workshop, InThreads(), consent_seconds=waited / timedelta(seconds=1), poll_seconds=3600)
+
+    assert await asyncio.wait_for(second.admit(waiting, "application"), 20) is None
+
+    ended = await current(run.id)
+    assert ended.state_name == "Failed"
+    assert "has not consented" in message(ended)
+
+
+async def test_the_audit_log_is_told_again_of_a_job_whose_run_is_taken_up(
+    workshop: Workshop, run: FlowRun, audit: AuditSocket
+) -> None:
+    job = await workshop.submit(run.id, "true")
+
+    admitted = await admission(workshop, AuditLog(str(audit.path))).admit(run, "application")
+
+    assert admitted is not None
+    (record,) = audit.records(run.id)
+    assert (record["decision"], record["account"], record["job"]) == ("submitted", job.user, job.job_id)
+    await refuses_to_submit(admitted, workshop)
+
+
+async def test_a_job_is_followed_also_where_the_audit_log_takes_no_line(
+    workshop: Workshop, run: FlowRun, tmp_path: Path
+) -> None:
+    await workshop.submit(run.id, "true")
+
+    admitted = await admission(workshop, AuditLog(str(tmp_path / "nobody"))).admit(run, "application")
+
+    assert admitted is not None
+    await refuses_to_submit(admitted, workshop)
+
+
+async def test_the_audit_log_is_never_waited_for_in_the_event_loop(workshop: Workshop, run: FlowRun) -> None:
+    log = InThreads()
+    admitted = await admission(workshop, log, ME).admit(run, "application")
+    assert admitted is not None
+
+    await admitted.session.submit(an_order(workshop, str(run.id)))
+
+    assert log.written == [("allowed", False), ("submitted", False)]
+
+
+async def refuses_to_submit(admitted: Admitted, workshop: Workshop) -> None:
+    with pytest.raises(SlurmError, match="has a job already"):
+        await admitted.session.submit(an_order(workshop, "another"))
+
+
+def an_order(workshop: Workshop, scope: str) -> SubmissionOrder:
+    script = JobScript(name="job", text="#!/bin/sh\ntrue\n")
+    return SubmissionOrder(script, SlurmResources(), str(workshop.folder), SubmissionKey(scope, "job"))
