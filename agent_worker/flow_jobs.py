@@ -21,6 +21,7 @@ from jobbergate_flows.following import RunFollower
 from jobbergate_flows.job_pages import job_script_markdown
 from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
+from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
@@ -65,9 +66,11 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     logger = flow_run_logger(flow_run)
     follower = RunFollower(flow_run.id)
     report = await live_report(session, job, flow_run)
+    reporter = JobReporter(job, flow_run.id)
 
     async def show(status: JobStatus) -> None:
         logger.info("Job %s: %s", job.job_id, status.message)
+        await reporter.tell(status)
         if status.phase is Phase.PENDING:
             await follower.tell(state_for(status, job))
         if report is not None:
@@ -82,6 +85,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     await follower.settle()
     if report is not None:
         await report.close()
+    await reporter.settle()
     await session.remove_secret(job)
     run = await read_run(flow_run.id)
     if run is None:

@@ -16,6 +16,7 @@ from prefect.states import Crashed
 from agent_worker.engine import run_resident
 from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_run
 from jobbergate_flows.flows import run_application
+from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.ledger import SubmissionStatus
 from jobbergate_flows.slurm.session import ClusterSession
@@ -94,7 +95,7 @@ async def finish_jobs(session: ClusterSession, flow_run: FlowRun) -> None:
             continue
         job = row.job or await session.settle_cancelled(row)
         if job is not None:
-            await session.wait(job)
+            await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
             await session.remove_secret(job)
             await session.mark_told(job)
 
@@ -104,7 +105,7 @@ async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
     for row in await session.cancel_flow_run(str(flow_run.id)):
         job = row.job or await session.settle_cancelled(row)
         if job is not None:
-            await session.wait(job)
+            await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
             await session.remove_secret(job)
             await session.mark_told(job)
     await mark_cancelled(flow_run.id, "Cancelled with its job")

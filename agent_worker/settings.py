@@ -27,6 +27,11 @@ class WorkerSettings(ReportSettings):
     recovery_poll_seconds: float = Field(
         default=60.0, gt=0, description="Seconds between two looks for runs that a worker left behind."
     )
+    health_seconds: float = Field(
+        default=300.0,
+        ge=5,
+        description="Seconds between two words of the worker on how well it is; trouble is told sooner.",
+    )
     acting: Literal["none", "sudo", "root"] = Field(
         default="none",
         description="`none`: as the worker's own account. `sudo`: as others, through the installed deputy. "

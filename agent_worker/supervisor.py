@@ -79,6 +79,11 @@ class Supervisor:
         """The runs that live here now, by their ids."""
         return dict(self._held)
 
+    @property
+    def overdue(self) -> float:
+        """Seconds for which the runs' jobs have waited for Slurm to be asked; see `JobTracker.overdue`."""
+        return self.session.tracker.overdue if hasattr(self, "admission") else 0.0
+
     def add_service(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have a coroutine function run beside the runs, from `start` to `stop`. To be called before `start`."""
         self._services.append(service)

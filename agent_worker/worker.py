@@ -20,6 +20,7 @@ from agent_worker.accounts import AccountSessions
 from agent_worker.admission import Admission
 from agent_worker.cancellation import cancel, watch_for_cancellations
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration, SlurmVariables
+from agent_worker.health import HealthWatch, Pulse, hanging
 from agent_worker.recovery import recover_runs
 from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
@@ -75,6 +76,12 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
                 self.settings.recovery_poll_seconds,
             )
         )
+        self._pulse = Pulse()
+        self.supervisor.add_service(self._pulse.beat)
+        health = HealthWatch(
+            self.supervisor, self.name, work_pool_name, worker_resource(self), self.settings.health_seconds
+        )
+        self.supervisor.add_service(health.watch)
 
     async def setup(self) -> None:
         """As Prefect does it, and start the supervisor."""
@@ -85,6 +92,13 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         """As Prefect does it; the jobs go on, and the runs stay as they are for the next worker."""
         await self.supervisor.stop()
         await super().teardown(*exc_info)
+
+    def is_worker_still_polling(self, query_interval_seconds: float) -> bool:
+        """What the health check server asks: whether this worker goes on, with its runs and with their jobs."""
+        why = hanging(self._pulse.age, self.supervisor.overdue)
+        if why is not None:
+            self._logger.error("The worker should be started again: %s", why)
+        return super().is_worker_still_polling(query_interval_seconds) and why is None
 
     async def run(
         self,
@@ -169,6 +183,11 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
             settings.slurm_conf or os.environ.get("SLURM_CONF"),
         )
         return Admission(accounts, rules, self._work_pool_name)
+
+
+def worker_resource(worker: JobbergateSlurmWorker) -> dict[str, str]:
+    """The resource that Prefect's own events of a worker are about."""
+    return dict(worker._event_resource())  # type: ignore[no-untyped-call]
 
 
 def worker_claim(name: str) -> str:

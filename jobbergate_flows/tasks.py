@@ -46,6 +46,7 @@ from jobbergate_flows.job_pages import job_script_markdown
 from jobbergate_flows.job_task import job_task
 from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
+from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.run_labels import label_run
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
@@ -174,6 +175,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     logger = _logger()
     follower = RunFollower.here() if follow_state else None
     report = await live_report(session, job, _flow_run())
+    reporter = JobReporter.here(job)
     shown: JobStatus | None = None
 
     async def show_status(status: JobStatus) -> None:
@@ -181,6 +183,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
         if shown is None or (status.name, status.message) != (shown.name, shown.message):
             logger.info("Job %s: %s", job.job_id, status.message)
         shown = status
+        await reporter.tell(status)
         if follower is not None and not status.final:
             await follower.tell(state_for(status, job))
         if report is not None:
@@ -199,6 +202,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
             await follower.settle()
         if report is not None:
             await report.close()
+    await reporter.settle()
     if state_for(status).is_completed():
         return status
     return state_for(status, job, data=JobFailed(job, status))

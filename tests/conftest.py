@@ -139,6 +139,8 @@ async def site(slurm_cluster: SlurmCluster, prefect_server: PrefectServer, site_
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": "slurm",
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_LEDGER": str(site_folder / "ledger.sqlite3"),
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
+        # The worker looks at itself five times as often.
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_HEALTH_SECONDS": "60",
         "SLURM_CONF": str(slurm_cluster.conf),
         "HOME": os.environ.get("HOME", "/root"),
         # Where a test may put another sbatch before Slurm's.

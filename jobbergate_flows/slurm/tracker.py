@@ -13,7 +13,7 @@ import pwd
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Self
 
 from jobbergate_flows.slurm.cluster import Cluster
@@ -57,6 +57,7 @@ class Statistics:
     queries: int = 0
     last_query_seconds: float = 0.0
     jobs: int = 0
+    last_query_at: datetime | None = None
 
 
 @dataclass
@@ -125,6 +126,7 @@ class JobTracker:
         self._interval = FIRST_SECONDS
         self._shortest = _TOGETHER_SECONDS
         self._silent: frozenset[str] = frozenset()
+        self._due_since = clock()
         self.statistics = Statistics()
         self.problem: str | None = None
         """Why Slurm is not known to be reachable; None while it answers."""
@@ -132,6 +134,8 @@ class JobTracker:
     def watch(self, job: SlurmJob) -> Watch:
         """Follow a job. Close the watch when it is no longer needed."""
         watch = Watch(job, self)
+        if not self._unfinished():
+            self._due_since = self._clock()
         self._watches.setdefault(job.job_id, []).append(watch)
         self._tracked.setdefault(job.job_id, Tracked(job))
         self.wake()
@@ -149,6 +153,24 @@ class JobTracker:
         tracked = self._tracked.get(job_id)
         return tracked.status if tracked else None
 
+    @property
+    def followed(self) -> Mapping[str, JobStatus | None]:
+        """The jobs that are followed now, by their ids, with their newest statuses."""
+        return {job_id: tracked.status for job_id, tracked in self._tracked.items()}
+
+    @property
+    def overdue(self) -> float:
+        """Seconds for which jobs that are not over have waited for Slurm to be asked; 0 while there are none."""
+        return self._clock() - self._due_since if self._unfinished() else 0.0
+
+    def _unfinished(self) -> dict[str, datetime]:
+        """Job id -> when it was submitted."""
+        return {
+            job_id: tracked.job.submitted_at
+            for job_id, tracked in self._tracked.items()
+            if not (tracked.status and tracked.status.final)
+        }
+
     def _leave(self, watch: Watch) -> None:
         watches = self._watches.get(watch.job.job_id, [])
         if watch in watches:
@@ -163,11 +185,7 @@ class JobTracker:
     async def _run(self) -> None:
         while self._tracked:
             self._hurry.clear()
-            asking = {
-                job_id: tracked.job.submitted_at
-                for job_id, tracked in self._tracked.items()
-                if not (tracked.status and tracked.status.final)
-            }
+            asking = self._unfinished()
             if asking:
                 await self._look(asking)
             try:
@@ -184,9 +202,9 @@ class JobTracker:
         except Exception as error:
             _logger.exception("Asking Slurm failed")
             observations = dict.fromkeys(asking, Unreachable(f"{type(error).__name__}: {error}"))
-        now = self._clock()
+        now = self._due_since = self._clock()
         cost = now - begun
-        self.statistics = Statistics(self.statistics.queries + 1, cost, len(asking))
+        self.statistics = Statistics(self.statistics.queries + 1, cost, len(asking), datetime.now(UTC))
         silent = {job_id: seen.cause for job_id, seen in observations.items() if isinstance(seen, Unreachable)}
         # Once is none yet: for a moment after a job's end accounting does not know what to say.
         lasting = [cause for job_id, cause in silent.items() if job_id in self._silent]

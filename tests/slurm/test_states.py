@@ -44,6 +44,14 @@ def status(*rows: JobRow, **known: Any) -> JobStatus:
             False,
         ),
         (row("PENDING", reason="New"), Phase.PENDING, "Queued", "Pending: New", False),
+        # Measured on Slurm 22.05: what `scontrol requeuehold` leaves is PENDING, with words in the reason's place.
+        (
+            row("PENDING", source="squeue", reason="job requeued in held state"),
+            Phase.PENDING,
+            "Held",
+            "Pending: held: it was requeued so (job requeued in held state)",
+            False,
+        ),
         (row("SPECIAL_EXIT"), Phase.PENDING, "Held", "Pending: SPECIAL_EXIT", False),
         (row("RUNNING", nodes="node[1-2]"), Phase.RUNNING, "Running", "Running on node[1-2]", False),
         (row("COMPLETING", nodes="node1"), Phase.RUNNING, "Running", "Running on node1 (COMPLETING)", False),

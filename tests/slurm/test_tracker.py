@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -262,3 +262,25 @@ def _named(state: str, job: SlurmJob) -> Known:
 
 async def _true(value: object) -> bool:
     return bool(value)
+
+
+async def test_jobs_that_wait_for_slurm_to_be_asked_are_overdue(tmp_path: Path) -> None:
+    now, answered = 100.0, asyncio.Event()
+
+    class Hanging(ScriptedCluster):
+        async def query(self, jobs: Mapping[str, datetime]) -> dict[str, Observation]:
+            await answered.wait()
+            return await super().query(jobs)
+
+    tracker = JobTracker(Hanging(tmp_path, {"1": seen("COMPLETED", "sacct")}), clock=lambda: now)
+    now = 500.0
+    assert tracker.overdue == 0
+    with tracker.watch(a_job()) as watch:
+        now = 560.0
+        assert tracker.overdue == 60
+        assert tracker.followed == {"1": None}
+        answered.set()
+        assert (await watch.final()).name == "Completed"
+        # Nobody has to be asked about a job that is over.
+        assert tracker.overdue == 0
+        assert tracker.statistics.last_query_at is not None
