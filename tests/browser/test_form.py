@@ -46,7 +46,7 @@ async def test_the_form_shows_each_question_with_its_range_choices_and_default(
     browser: Chromium, prefect_server: PrefectServer, study: DeployedApplication, pictures: Path | None
 ) -> None:
     form = browser.form(study.id, prefect_server.url)
-    assert form.titles() == ["Answers", "Directory", "Job name", "Resources", "Application"]
+    assert form.titles() == ["Answers", "Directory", "Job name", "Resources", "Retries", "Application"]
     assert form.question("Answers").titles == (
         DAMPING,
         STIFFNESS,

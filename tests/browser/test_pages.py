@@ -1,0 +1,163 @@
+"""What a run shows, looked at in Prefect's UI."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import Artifact
+from prefect.context import FlowRunContext
+
+from jobbergate_flows.applications import Application, JobScript
+from jobbergate_flows.blocks import InfluxMetrics
+from jobbergate_flows.blocks import SlurmCluster as ClusterBlock
+from jobbergate_flows.tasks import apublish_results, asubmit_job_script, await_for_job
+from tests.browser.chromium import Chromium
+from tests.cluster.influxdb import DATABASE, InfluxServer
+from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.site import Site, message, script_application
+from tests.cluster.slurm import SlurmCluster
+from tests.cluster.waiting import await_until
+
+pytestmark = [pytest.mark.browser, pytest.mark.slurm]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+# A carriage return and what is no UTF-8 in between.
+LONG = """#!/bin/bash
+#SBATCH --time=10 --mem=200M
+echo reading the mesh
+printf 'step 1\\rstep 2\\rstep 3 of 9\\n'
+printf 'temperature 20 \\xb0C\\n'
+until [ -e {folder}/go ]; do read -t 0.2 <> <(:) || true; done
+"""
+# Holds 100 MiB, then 300 MiB, and counts.
+SHAPE = """\
+import time
+mib = 1024 * 1024
+held = [bytearray(100 * mib)]
+held[0][::4096] = b"x" * len(held[0][::4096])
+began = time.monotonic()
+while time.monotonic() - began < 4:
+    sum(range(1000))
+held.append(bytearray(200 * mib))
+held[1][::4096] = b"x" * len(held[1][::4096])
+time.sleep(4)
+"""
+
+
+async def artifact(run_id: UUID, name: str) -> Artifact:
+    """The run's artifact of that name, once there is one."""
+
+    async def there() -> list[Artifact]:
+        async with get_client() as client:
+            found = await client.read_artifacts(
+                artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
+            )
+        return [one for one in found if str(one.key).endswith(f"-{name}")]
+
+    [found] = await await_until(there, 60, f"the page {name}")
+    return found
+
+
+async def test_a_running_jobs_page_shows_what_squeue_and_tail_would(
+    site: Site, browser: Chromium, prefect_server: PrefectServer, tmp_path: Path, pictures: Path | None
+) -> None:
+    deployed = await site.deploy(script_application(tmp_path, "heat-flow", LONG.format(folder=tmp_path)))
+    run_id = await site.start(deployed)
+    await site.logged(run_id, "temperature 20")
+
+    async def said() -> bool:
+        return any("step 3 of 9" in page for page in await site.pages(run_id, "live"))
+
+    await await_until(said, 60, "the output on the page")
+    page = await artifact(run_id, "live")
+    text = browser.open(f"{prefect_server.url}/artifacts/artifact/{page.id}", "The last lines of its output", "Nodes")
+    if pictures:
+        browser.screenshot(pictures / "live.png", 900)
+    (tmp_path / "go").touch()
+    ended = await site.end(run_id)
+
+    assert ended.state_name == "Completed", message(ended)
+    assert "of 00:10:00" in text
+    assert "step 3 of 9" in text
+    assert "step 1" not in text
+    assert "temperature 20 \ufffdC" in text
+    progress = await artifact(run_id, "progress")
+    assert "100%" in browser.open(f"{prefect_server.url}/artifacts/artifact/{progress.id}", "100%")
+
+
+async def test_results_and_efficiency_are_read_in_the_ui(
+    site: Site, browser: Chromium, prefect_server: PrefectServer, pictures: Path | None
+) -> None:
+    deployed = await site.deploy(Application.from_path(EXAMPLES / "parameter-study"))
+    run_id = await site.start(deployed, answers={"damping_points": 12})
+    ended = await site.end(run_id)
+    assert ended.state_name == "Completed", message(ended)
+
+    results = await artifact(run_id, "results")
+    shown = browser.open(f"{prefect_server.url}/artifacts/artifact/{results.id}", "results.csv", "sha256:")
+    if pictures:
+        browser.press("results.csv")
+        browser.screenshot(pictures / "results.png", 1100)
+    efficiency = await artifact(run_id, "efficiency")
+    said = browser.open(f"{prefect_server.url}/artifacts/artifact/{efficiency.id}", "CPU efficiency")
+    if pictures:
+        browser.screenshot(pictures / "efficiency.png", 700)
+
+    assert "To bring them here" in shown
+    assert "Memory" in said
+    browser.open(f"{prefect_server.url}/runs/flow-run/{run_id}", "Completed")
+    browser.press("Artifacts")
+    browser.wait_for_text("job-script", "job-summary", "efficiency", "results", "live", "progress")
+
+
+async def test_a_jobs_plots_are_drawn_in_the_ui(
+    profiled_cluster: SlurmCluster,
+    influx_server: InfluxServer,
+    prefect_server: PrefectServer,
+    browser: Chromium,
+    tmp_path: Path,
+    pictures: Path | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    block = InfluxMetrics(url=influx_server.url, database=DATABASE, retention_policy="autogen")
+    await block.asave("plots", overwrite=True)
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_METRICS", "plots")
+    cluster = ClusterBlock(access="slurm", slurm_conf=str(profiled_cluster.conf))
+    program = tmp_path / "shape.py"
+    program.write_text(SHAPE)
+
+    @flow(name="heat-flow")
+    async def heat_flow() -> UUID:
+        script = JobScript(name="heat-flow", text=f"#!/bin/sh\n{sys.executable} {program}\n")
+        job = await asubmit_job_script(
+            script, resources={"memory": "500M", "cpus_per_task": 2}, directory=tmp_path, cluster=cluster
+        )
+        await await_for_job(job, cluster=cluster)
+        await apublish_results(job, cluster=cluster)
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        return context.flow_run.id
+
+    run_id = await heat_flow()
+
+    plots = await artifact(run_id, "plots")
+    browser.open(f"{prefect_server.url}/artifacts/artifact/{plots.id}", "Metrics of job")
+    drawn = browser.driver.execute_script(
+        "return [...document.querySelectorAll('img')].map(image => [image.alt, image.naturalWidth])"
+    )
+    if pictures:
+        browser.screenshot(pictures / "plots.png", 1500)
+    assert len([alt for alt, width in drawn if width > 0]) >= 3, drawn
+    assert all(len(part) < 200_000 for part in str(plots.data).split("](data:")[1:])
+    efficiency = await artifact(run_id, "efficiency")
+    # 300 MiB were held, and Python has some of its own.
+    assert "of 500 MiB" in str(efficiency.data)
+    used = float(str(efficiency.data).split("| Memory | ")[1].split(" MiB")[0])
+    assert used == pytest.approx(310, rel=0.1)
