@@ -58,7 +58,7 @@ class JobRow:
     """One job or one array task, as one of Slurm's commands shows it.
 
     `job_id` is `123`, or `123_4` for an array task. `state` is Slurm's own word (`CANCELLED by 1001` keeps its
-    number in `cancelled_by`). Times are aware (UTC).
+    number in `cancelled_by`). Times are aware (UTC). `partition` is a list with commas while Slurm may still choose.
     """
 
     job_id: str
@@ -74,6 +74,7 @@ class JobRow:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str | None = None
+    partition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,4 +132,5 @@ class JobStatus:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str | None = None
+    partition: str | None = None
     rows: tuple[JobRow, ...] = field(default=())

@@ -112,7 +112,8 @@ def classify(row: JobRow, *, requeue: bool = True) -> StateMeaning | None:
     meaning = MEANINGS.get(row.state)
     if meaning is None:
         return None
-    if meaning is _QUEUED and row.reason in _STUCK_REASONS:
+    # Newer controllers write their own words with underscores.
+    if meaning is _QUEUED and (row.reason or "").replace("_", " ") in _STUCK_REASONS:
         return _HELD
     if row.state == "COMPLETED" and row.exit_code is not None and str(row.exit_code) != "0:0":
         return MEANINGS["FAILED"]
@@ -182,6 +183,7 @@ def summarize(
         start=min((row.start for row, _ in known if row.start), default=None),
         end=max((row.end for row, _ in known if row.end), default=None) if final else None,
         nodes=row.nodes,
+        partition=row.partition,
         rows=tuple(rows),
     )
 

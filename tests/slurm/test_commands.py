@@ -46,7 +46,8 @@ def test_squeue_shows_what_is_alive_and_what_ended_a_moment_ago() -> None:
     rows = by_id(Squeue(["48"]).parse(recorded("squeue")))
 
     assert rows["52"] == JobRow(
-        "52", "52", "RUNNING", "squeue", user_id=0, submit=SINCE, start=SINCE, nodes="node1"
+        "52", "52", "RUNNING", "squeue", user_id=0, submit=SINCE, start=SINCE, nodes="node1",
+        partition="debug",
     )  # fmt: skip
     assert rows["57"].reason == "BeginTime"
     assert rows["57"].start is None
@@ -68,7 +69,7 @@ def test_the_pending_tasks_of_an_array_are_rows_of_their_own() -> None:
 
 
 def test_a_task_list_that_was_cut_off_leaves_one_row_that_has_not_ended() -> None:
-    (row,) = Squeue(["6"]).parse(CommandResult("6_[1,3,5...]|6|1,3,5...|PENDING|0|1|N/A|N/A||Priority\n", "", 0))
+    (row,) = Squeue(["6"]).parse(CommandResult("6_[1,3,5...]|6|1,3,5...|PENDING|0|1|N/A|N/A||debug|Priority\n", "", 0))
 
     assert (row.job_id, row.array_task_id, row.state) == ("6", None, "PENDING")
 
@@ -99,7 +100,7 @@ def test_sacct_tells_how_jobs_ended() -> None:
 
     assert rows["49"] == JobRow(
         "49", "49", "FAILED", "sacct", exit_code=ExitCode(3), user_id=0, submit=SINCE, start=SINCE, end=SINCE,
-        nodes="node1",
+        nodes="node1", partition="debug",
     )  # fmt: skip
     assert rows["50"].exit_code == ExitCode(0, 9)
     assert (rows["54"].state, rows["54"].cancelled_by) == ("CANCELLED", 0)

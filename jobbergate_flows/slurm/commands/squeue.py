@@ -16,7 +16,7 @@ from jobbergate_flows.slurm.states import MEANINGS, Finality, parse_state
 
 # No column that holds text of a user's: job names may contain pipes and newlines.
 _LAST_SECOND = 253_402_300_799  # of the year 9999
-_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%r"
+_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%P|%r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,10 @@ def rows_of(job_id: str, row: JobRow) -> Iterator[JobRow]:
 
 
 def _rows(line: str) -> Iterator[JobRow]:
-    fields = line.split("|", 9)
-    if len(fields) != 10:
+    fields = line.split("|", 10)
+    if len(fields) != 11:
         raise ClusterUnreachable(f"squeue printed a line that is none of ours: {line!r}")
-    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, reason = fields
+    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, partition, reason = fields
     state, by = parse_state(state_text)
     meaning = MEANINGS.get(state)
     ended = meaning is not None and meaning.finality is not Finality.NEVER
@@ -119,5 +119,6 @@ def _rows(line: str) -> Iterator[JobRow]:
         start=time_of(start) if meaning is None or meaning.phase is not Phase.PENDING else None,
         end=time_of(end) if ended else None,
         nodes=nodes or None,
+        partition=partition or None,
     )
     yield from rows_of(job_id, row)
