@@ -27,6 +27,7 @@ from jobbergate_flows.artifacts import artifact_key
 from jobbergate_flows.markdown import text, time_of
 from jobbergate_flows.reporting import EventOutbox
 from jobbergate_flows.slurm.cluster import Finding
+from jobbergate_flows.slurm.jobs import Phase
 from jobbergate_flows.slurm.ledger import SubmissionStatus
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class WorkerHealth:
         findings: What `Cluster.check` found: controller, accounting, commands.
         silence: Why Slurm gives no word of jobs; None while it does.
         jobs: State's name -> followed jobs.
+        queue: Partition -> followed jobs that wait there.
         runs: Kind -> runs that live in it.
         unsubmitted: Submissions that Slurm does not have yet; a limit of Slurm's may hold them back for long.
         oldest: When the oldest of them was begun.
@@ -68,6 +70,7 @@ class WorkerHealth:
     findings: tuple[Finding, ...] = ()
     silence: str | None = None
     jobs: Mapping[str, int] = field(default_factory=dict)
+    queue: Mapping[str, int] = field(default_factory=dict)
     runs: Mapping[str, int] = field(default_factory=dict)
     unsubmitted: int = 0
     oldest: datetime | None = None
@@ -113,6 +116,7 @@ def health_markdown(health: WorkerHealth) -> str:
         "Cluster": health.cluster,
         "Runs here": _counts(health.runs),
         "Jobs followed": _counts(health.jobs),
+        "Waiting, by partition": _counts(health.queue),
         "Submissions not made yet": f"{health.unsubmitted}, the oldest since {time_of(health.oldest)}"
         if health.oldest
         else "none",
@@ -144,6 +148,7 @@ def health_event(health: WorkerHealth, resource: Mapping[str, str], related: Seq
             "problems": list(health.problems),
             "cluster": health.cluster,
             "jobs": dict(health.jobs),
+            "queue": dict(health.queue),
             "runs": dict(health.runs),
             "unsubmitted": health.unsubmitted,
             "untold": health.untold,
@@ -259,6 +264,7 @@ async def look(supervisor: Supervisor, worker: str, work_pool: str, since: datet
         findings.append(
             Finding("ledger", False, f"it cannot be read: {error}", "see whether its disk or database is well")
         )
+    statuses = tracker.followed.values()
     waiting = [row for row in rows if row.status is SubmissionStatus.INTENT]
     return WorkerHealth(
         worker=worker,
@@ -266,8 +272,9 @@ async def look(supervisor: Supervisor, worker: str, work_pool: str, since: datet
         cluster=session.cluster.name,
         since=since,
         findings=tuple(findings),
-        silence=tracker.problem if tracker.followed else None,
-        jobs=Counter(status.name if status else "Unknown" for status in tracker.followed.values()),
+        silence=tracker.problem if statuses else None,
+        jobs=Counter(status.name if status else "Unknown" for status in statuses),
+        queue=Counter(status.partition or "?" for status in statuses if status and status.phase is Phase.PENDING),
         runs=Counter(held.kind for held in supervisor.held.values()),
         unsubmitted=len(waiting),
         oldest=min((row.intent_at for row in waiting), default=None),

@@ -82,7 +82,7 @@ def job_events(job: SlurmJob, told: Told, status: JobStatus, now: datetime) -> t
     return told, tuple(events)
 
 
-def job_resource(job: SlurmJob, status: JobStatus) -> Resource:
+def job_resource(job: SlurmJob, status: JobStatus, partition: str | None = None) -> Resource:
     """The resource `slurm.job.<cluster>.<job id>`, with the labels that an automation can match."""
     labels = {
         "prefect.resource.id": f"{PREFIX}{job.cluster}.{job.job_id}",
@@ -92,6 +92,8 @@ def job_resource(job: SlurmJob, status: JobStatus) -> Resource:
         "slurm.user": job.user,
         "slurm.state": status.state,
     }
+    if partition:
+        labels["slurm.partition"] = partition
     return Resource(labels)
 
 
@@ -142,12 +144,14 @@ def _event(job: SlurmJob, name: str, told: Told, before: JobStatus | None, statu
     if told.event is not None:
         occurred = max(occurred, told.event.occurred + timedelta(microseconds=1))
         follows = told.event.id if occurred - told.event.occurred < _TIGHT else None
+    # Of a short job accounting knows the state before the partition.
+    partition = status.partition or (before.partition if before else None)
     return Event(
         event=PREFIX + name,
         id=event_id,
         occurred=occurred,
-        resource=job_resource(job, status),
-        payload=_payload(job, before, status),
+        resource=job_resource(job, status, partition),
+        payload=_payload(job, before, status, partition),
         follows=follows,
     )
 
@@ -158,7 +162,7 @@ def _moment(name: str, status: JobStatus) -> datetime | None:
     return {"pending": status.submit, "requeued": status.submit, "running": status.start}.get(name)
 
 
-def _payload(job: SlurmJob, before: JobStatus | None, status: JobStatus) -> dict[str, Any]:
+def _payload(job: SlurmJob, before: JobStatus | None, status: JobStatus, partition: str | None) -> dict[str, Any]:
     """What templates show. A field that Slurm says nothing of is left out: templates show nothing for it then."""
     waited = status.start - status.submit if status.start and status.submit else None
     ran = status.end - status.start if status.end and status.start else None
@@ -168,6 +172,7 @@ def _payload(job: SlurmJob, before: JobStatus | None, status: JobStatus) -> dict
         "key": job.key,
         "name": job.name,
         "user": job.user,
+        "partition": partition,
         "directory": job.directory,
         "status": status.name,
         "state": status.state,

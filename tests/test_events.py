@@ -38,9 +38,11 @@ def status(*rows: JobRow, **known: Any) -> JobStatus:
 
 QUEUED = status(row("PENDING", reason="Priority"))
 HELD = status(row("PENDING", reason="DependencyNeverSatisfied"))
-RUNNING = status(row("RUNNING", start=at(10), nodes="node1"))
+RUNNING = status(row("RUNNING", start=at(10), nodes="node1", partition="debug"))
 SUSPENDED = status(row("SUSPENDED", start=at(10), nodes="node1"))
-FAILED = status(row("FAILED", source="sacct", start=at(10), end=at(70), exit_code=ExitCode(3), nodes="node1"))
+FAILED = status(
+    row("FAILED", source="sacct", start=at(10), end=at(70), exit_code=ExitCode(3), nodes="node1", partition="debug")
+)
 
 
 def tell(*statuses: JobStatus, job: SlurmJob = JOB, now: float = 1000) -> list[Event]:
@@ -178,6 +180,7 @@ def test_a_requeued_task_does_not_requeue_its_array() -> None:
 
 
 def test_an_event_names_its_job_and_says_how_it_ended() -> None:
+    """Also its partition, which accounting does not know of a short job at first."""
     event = tell(QUEUED, RUNNING, FAILED)[-1]
 
     assert event.resource.root == {
@@ -187,6 +190,7 @@ def test_an_event_names_its_job_and_says_how_it_ended() -> None:
         "slurm.job-id": "6",
         "slurm.user": "alice",
         "slurm.state": "FAILED",
+        "slurm.partition": "debug",
     }
     assert event.payload == {
         "cluster": "hpc",
@@ -194,6 +198,7 @@ def test_an_event_names_its_job_and_says_how_it_ended() -> None:
         "key": "abcdefghij",
         "name": "study",
         "user": "alice",
+        "partition": "debug",
         "directory": "/work/study-abcdefghij",
         "status": "Failed",
         "state": "FAILED",

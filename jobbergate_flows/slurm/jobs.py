@@ -58,9 +58,10 @@ class JobRow:
     """One job or one array task, as one of Slurm's commands shows it.
 
     `job_id` is `123`, or `123_4` for an array task. `state` is Slurm's own word (`CANCELLED by 1001` keeps its
-    number in `cancelled_by`). Times are aware (UTC). The last four are squeue's and the local cluster's only:
-    `expected_start` is when Slurm thinks to start a pending job, or its `--begin`; `time_limit` is in minutes, None for
-    none; `node_count` and `cpus` are what it has, or asks for.
+    number in `cancelled_by`). Times are aware (UTC). `partition` is a list with commas while Slurm may still choose.
+    The last four are squeue's and the local cluster's only: `expected_start` is when Slurm thinks to start a pending
+    job, or its `--begin`; `time_limit` is in minutes, None for none; `node_count` and `cpus` are what it has, or asks
+    for.
     """
 
     job_id: str
@@ -76,6 +77,7 @@ class JobRow:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str | None = None
+    partition: str | None = None
     # It moves with every look of Slurm's backfill scheduler: that alone is no change of the job.
     expected_start: datetime | None = field(default=None, compare=False)
     time_limit: int | None = None
@@ -139,6 +141,7 @@ class JobStatus:
     start: datetime | None = None
     end: datetime | None = None
     nodes: str | None = None
+    partition: str | None = None
     # It moves with every look of Slurm's backfill scheduler: that alone is no change of the job.
     expected_start: datetime | None = field(default=None, compare=False)
     time_limit: int | None = None

@@ -176,6 +176,7 @@ def summarize(
         time_limit=row.time_limit,
         node_count=row.node_count,
         cpus=row.cpus,
+        partition=row.partition,
         rows=tuple(rows),
     )
 

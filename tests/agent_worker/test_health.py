@@ -38,6 +38,7 @@ WELL = WorkerHealth(
     since=datetime(2026, 3, 1, tzinfo=UTC),
     findings=(Finding("slurmctld", True, "answers"), Finding("accounting", True, "answers")),
     jobs={"Queued": 4, "Running": 2},
+    queue={"long": 3, "debug": 1},
     runs={"application": 6},
 )
 NO_ACCOUNTING = replace(
@@ -67,6 +68,7 @@ def test_the_artifact_says_what_is_wrong_and_how_to_mend_it() -> None:
 
     assert "| accounting | **not well** | sacct: Connection refused; start slurmdbd |" in text
     assert "| Jobs followed | 4 Queued, 2 Running |" in text
+    assert "| Waiting, by partition | 1 debug, 3 long |" in text
     assert "not yet: there was no job" in text
 
 

@@ -53,6 +53,7 @@ async def test_an_applications_job_is_told_from_the_queue_to_its_end_also_by_the
     for event in found:
         assert event["resource"]["prefect.resource.id"] == f"slurm.job.{site.slurm.name}.{submission.job_id}"
         assert event["resource"]["slurm.user"] == "root"
+        assert event["resource"]["slurm.partition"] == "debug"
         related = {entry["prefect.resource.role"]: entry for entry in event["related"]}
         assert related["flow-run"]["prefect.resource.name"] == run.name
         assert related["deployment"]["prefect.resource.id"] == f"prefect.deployment.{deployed.id}"

@@ -368,7 +368,8 @@ async def test_a_requeued_job_is_waiting_and_not_over(site: Site) -> None:
 async def test_a_job_name_cannot_forge_a_row(site: Site) -> None:
     job_id = await site.submit("sleep 300")
     await site.reach(job_id, lambda status: status.name == "Running")
-    forged = f"x|y\n{job_id}|COMPLETED|0:0|1|2|3|node1|0|None\n{job_id}|{job_id}|N/A|COMPLETED|0|1|2|3|node1|None"
+    of_sacct = f"{job_id}|COMPLETED|0:0|1|2|3|node1|debug|0|None"
+    forged = f"x|y\n{of_sacct}\n{job_id}|{job_id}|N/A|COMPLETED|0|1|2|3|node1|debug|None"
     other = site.slurm.run(
         "sbatch", "--parsable", f"--job-name={forged}", f"--comment={forged}", "--output=/dev/null",
         stdin="#!/bin/sh\n",

@@ -47,8 +47,8 @@ def test_squeue_shows_what_is_alive_and_what_ended_a_moment_ago() -> None:
     rows = by_id(Squeue(["48"]).parse(recorded("squeue")))
 
     assert rows["52"] == JobRow(
-        "52", "52", "RUNNING", "squeue", user_id=0, submit=SINCE, start=SINCE, nodes="node1", time_limit=60,
-        node_count=1, cpus=1,
+        "52", "52", "RUNNING", "squeue", user_id=0, submit=SINCE, start=SINCE, nodes="node1", partition="debug",
+        time_limit=60, node_count=1, cpus=1,
     )  # fmt: skip
     assert rows["57"].reason == "BeginTime"
     assert (rows["57"].start, rows["57"].expected_start) == (None, datetime.fromtimestamp(1795249740, UTC))
@@ -73,7 +73,7 @@ def test_the_pending_tasks_of_an_array_are_rows_of_their_own() -> None:
 
 def test_a_task_list_that_was_cut_off_leaves_one_row_that_has_not_ended() -> None:
     (row,) = Squeue(["6"]).parse(
-        CommandResult("6_[1,3,5...]|6|1,3,5...|PENDING|0|1|N/A|N/A||1:00|1|1|Priority\n", "", 0)
+        CommandResult("6_[1,3,5...]|6|1,3,5...|PENDING|0|1|N/A|N/A||debug|1:00|1|1|Priority\n", "", 0)
     )
 
     assert (row.job_id, row.array_task_id, row.state) == ("6", None, "PENDING")
@@ -85,14 +85,14 @@ def test_a_task_list_that_was_cut_off_leaves_one_row_that_has_not_ended() -> Non
      ("NOT_SET", None)],
 )  # fmt: skip
 def test_the_time_limit_is_in_whole_minutes(printed: str, minutes: int | None) -> None:
-    (row,) = Squeue(["6"]).parse(CommandResult(f"6|6|N/A|RUNNING|0|1|2|3|node1|{printed}|1|1|None\n", "", 0))
+    (row,) = Squeue(["6"]).parse(CommandResult(f"6|6|N/A|RUNNING|0|1|2|3|node1|debug|{printed}|1|1|None\n", "", 0))
 
     assert row.time_limit == minutes
 
 
 def test_a_start_that_slurm_expects_at_another_time_is_no_change_of_the_job() -> None:
     one, other = (
-        Squeue(["6"]).parse(CommandResult(f"6|6|N/A|PENDING|0|1|{start}|N/A||1:00|1|1|Priority\n", "", 0))
+        Squeue(["6"]).parse(CommandResult(f"6|6|N/A|PENDING|0|1|{start}|N/A||debug|1:00|1|1|Priority\n", "", 0))
         for start in (1795246140, 1795246141)
     )
 
@@ -126,7 +126,7 @@ def test_sacct_tells_how_jobs_ended() -> None:
 
     assert rows["49"] == JobRow(
         "49", "49", "FAILED", "sacct", exit_code=ExitCode(3), user_id=0, submit=SINCE, start=SINCE, end=SINCE,
-        nodes="node1",
+        nodes="node1", partition="debug",
     )  # fmt: skip
     assert rows["50"].exit_code == ExitCode(0, 9)
     assert (rows["54"].state, rows["54"].cancelled_by) == ("CANCELLED", 0)

@@ -52,6 +52,13 @@ def status(*rows: JobRow, **known: Any) -> JobStatus:
             "Pending: held: it was requeued so (job requeued in held state)",
             False,
         ),
+        (
+            row("PENDING", source="squeue", reason="launch_failed_requeued_held"),
+            Phase.PENDING,
+            "Held",
+            "Pending: held: it could not be launched (launch_failed_requeued_held)",
+            False,
+        ),
         (row("SPECIAL_EXIT"), Phase.PENDING, "Held", "Pending: SPECIAL_EXIT", False),
         (row("RUNNING", nodes="node[1-2]"), Phase.RUNNING, "Running", "Running on node[1-2]", False),
         (row("COMPLETING", nodes="node1"), Phase.RUNNING, "Running", "Running on node1 (COMPLETING)", False),

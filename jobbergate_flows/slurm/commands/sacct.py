@@ -16,7 +16,7 @@ from jobbergate_flows.slurm.states import parse_state
 
 BATCH = 1000
 _A_YEAR = timedelta(days=365)
-_COLUMNS = "JobID,State,ExitCode,Submit,Start,End,NodeList,UID,Reason"
+_COLUMNS = "JobID,State,ExitCode,Submit,Start,End,NodeList,Partition,UID,Reason"
 _DETAILS = (
     "JobID", "User", "Account", "Partition", "QOS", "State", "ExitCode", "DerivedExitCode", "Reason", "NodeList",
     "NNodes", "NCPUS", "Submit", "Start", "End", "Elapsed", "Timelimit", "ReqTRES", "AllocTRES", "TotalCPU", "MaxRSS",
@@ -142,10 +142,10 @@ def _bytes(size: str) -> float:
 
 
 def _rows(line: str) -> Iterator[JobRow]:
-    fields = line.split("|", 8)
-    if len(fields) != 9:
+    fields = line.split("|", 9)
+    if len(fields) != 10:
         raise ClusterUnreachable(f"sacct printed a line that is none of ours: {line!r}")
-    job_id, state_text, exit_code, submit, start, end, nodes, uid, reason = fields
+    job_id, state_text, exit_code, submit, start, end, nodes, partition, uid, reason = fields
     state, by = parse_state(state_text)
     row = JobRow(
         job_id=job_id,
@@ -161,5 +161,6 @@ def _rows(line: str) -> Iterator[JobRow]:
         start=time_of(start),
         end=time_of(end),
         nodes=nodes if nodes and nodes != "None assigned" else None,
+        partition=partition or None,
     )
     yield from rows_of(job_id, row)

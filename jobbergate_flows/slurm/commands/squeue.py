@@ -19,7 +19,7 @@ from jobbergate_flows.slurm.units import time_seconds
 # No column that holds text of a user's: job names may contain pipes and newlines.
 _LAST_SECOND = 253_402_300_799  # of the year 9999
 # Nor memory: %m is per node for some jobs and per CPU for others, and does not say which.
-_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%l|%D|%C|%r"
+_FORMAT = "%i|%F|%K|%T|%U|%V|%S|%e|%N|%P|%l|%D|%C|%r"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,11 @@ def rows_of(job_id: str, row: JobRow) -> Iterator[JobRow]:
 
 
 def _rows(line: str) -> Iterator[JobRow]:
-    fields = line.split("|", 12)
-    if len(fields) != 13:
+    fields = line.split("|", 13)
+    if len(fields) != 14:
         raise ClusterUnreachable(f"squeue printed a line that is none of ours: {line!r}")
-    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, limit, node_count, cpus, reason = fields
+    job_id, array_id, _task, state_text, uid, submit, start, end, nodes, partition, *rest = fields
+    limit, node_count, cpus, reason = rest
     state, by = parse_state(state_text)
     meaning = MEANINGS.get(state)
     ended = meaning is not None and meaning.finality is not Finality.NEVER
@@ -127,6 +128,7 @@ def _rows(line: str) -> Iterator[JobRow]:
         time_limit=_minutes(limit),
         node_count=number_of(node_count),
         cpus=number_of(cpus),
+        partition=partition or None,
     )
     yield from rows_of(job_id, row)
 
