@@ -171,7 +171,9 @@ class Site:
         """Let the worker find a Bash program where sbatch was. In it `real_sbatch "$@"` submits."""
         program = self.programs / "sbatch"
         made = program.with_suffix(".new")
-        made.write_text(f'#!/bin/bash\nreal_sbatch() {{ PATH=${{PATH#*:}} sbatch "$@"; }}\n{commands}\n')
+        # Which version it is, the worker asks now and then to know whether all is well.
+        version = '[ "$1" != --version ] || { real_sbatch --version; exit; }'
+        made.write_text(f'#!/bin/bash\nreal_sbatch() {{ PATH=${{PATH#*:}} sbatch "$@"; }}\n{version}\n{commands}\n')
         made.chmod(0o755)
         made.rename(program)
         try:
