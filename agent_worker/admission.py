@@ -36,7 +36,7 @@ from agent_worker.runs import force_state, read_run
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.accounts import AccountRefused
 from jobbergate_flows.slurm.directives import parse_directives
-from jobbergate_flows.slurm.errors import ClusterUnreachable, ConsentRefused, OptionRefused
+from jobbergate_flows.slurm.errors import ConsentRefused, OptionRefused, SlurmError
 from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.options import resources_of
 from jobbergate_flows.slurm.session import ClusterSession
@@ -45,8 +45,9 @@ from jobbergate_flows.slurm.submission import SubmissionOrder
 _logger = logging.getLogger(__name__)
 NEEDS_CONSENT = "Needs consent"
 UNDECIDED = "Undecided"
-# Nothing is known, or nothing may be done, until somebody mends it: the run waits, and nothing is lost.
-_WAITING = (MapperUnavailable, MapperBroken, BindingsBroken, AuditUnavailable, ClusterUnreachable)
+# Nothing is known, or nothing may be done, until somebody mends it: the run waits, and nothing is lost. A SlurmError is
+# what the deputy says instead of an answer, or that it does not answer.
+_WAITING = (MapperUnavailable, MapperBroken, BindingsBroken, AuditUnavailable, SlurmError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,9 +122,11 @@ class _Parameters:
 
 def _pinned(deployment: DeploymentResponse) -> str:
     """The pin in a deployment's form: `prefect deploy` does not put it into the parameters."""
-    schema = deployment.parameter_openapi_schema or {}
-    pinned = schema.get("properties", {}).get("application", {}).get("const")
-    return pinned if isinstance(pinned, str) else ""
+    found: Any = deployment.parameter_openapi_schema
+    for name in ("properties", "application", "const"):
+        # Any client may have made anything of it.
+        found = found.get(name) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def _digest(pin: str) -> str | None:

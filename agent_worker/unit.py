@@ -77,15 +77,14 @@ def unit_text(*, account: str, pool: str, prefix: str, mode: Mode) -> str:
     Raises:
         UnitRefused: One of them has blanks, `%` or other letters that systemd gives a meaning to.
     """
-    for name, value, pattern in (
-        ("account", account, _WORD),
-        ("pool", pool, _WORD),
-        ("prefix", prefix, r"/[A-Za-z0-9_./+@-]*"),
+    letters = "letters, digits and . _ + - only"
+    for name, value, pattern, hint in (
+        ("account", account, _WORD, f"use {letters}"),
+        ("pool", pool, _WORD, f"use {letters}"),
+        ("prefix", prefix, r"/[A-Za-z0-9_./+@-]*", f"write it from / on, with {letters}"),
     ):
         if not re.fullmatch(pattern, value):
-            raise UnitRefused(
-                f"{name} {value!a} cannot be written into a unit", hint="use letters, digits and . _ + - only"
-            )
+            raise UnitRefused(f"{name} {value!a} cannot be written into a unit", hint=hint)
     user = "" if mode == "root" else f"User={account}\n"
     # sbatch hands its own on to the job, and without a deputy sbatch is the worker's child.
     umask = "" if mode == "none" else "UMask=0077\n"

@@ -169,7 +169,11 @@ def write_line(
         words.append(",".join(f"{name}={value}" for name, value in options.items()))
     shown = re.sub(r"[^ -~]", "?", comment).strip()
     written = " ".join([*words, *([f"# {shown}"] if shown else [])])
-    parse_line(written)
+    try:
+        parse_line(written)
+    except ConsentRefused as error:
+        # It is in no file yet: that it is line 1 helps nobody.
+        raise ConsentRefused(error.message, hint="`jobbergate-flows consent add --help` says what there is") from error
     return written
 
 

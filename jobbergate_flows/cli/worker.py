@@ -73,7 +73,8 @@ def bind(
         raise UsageError(str(error), hint="`jobbergate-flows worker bind --help` says what there is") from error
     add_binding(file, binding, owner=_owner(file))
     try:
-        pwd.getpwnam(account)
+        if pwd.getpwnam(account).pw_uid == 0:
+            say(f"Hint: {account} is root, for whom no worker acts: these runs will fail")
     except KeyError:
         say(f"Hint: there is no account {account} on this host")
     if as_json:

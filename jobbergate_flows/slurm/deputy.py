@@ -254,7 +254,8 @@ def check_trusted(path: str, *, owners: Sequence[int]) -> None:
             try:
                 status = os.stat(current)
             except OSError as error:
-                raise Refused("RequestRefused", f"cannot be used: {error.strerror}", current) from error
+                hint = "make it, or name another"
+                raise Refused("RequestRefused", f"cannot be used: {error.strerror}", current, hint) from error
             # In a sticky directory, as /tmp, only the owner of a file replaces it.
             safe = stat.S_ISDIR(status.st_mode) and current != start and status.st_mode & stat.S_ISVTX
             if status.st_uid not in owners or (status.st_mode & 0o022 and not safe):

@@ -177,6 +177,8 @@ class DeputyDoor:
         self._running = asyncio.Semaphore(deputy.AT_ONCE - 4)
         self._rendering = asyncio.Semaphore(2)
         self._connection: _Connection | None = None
+        self._account: Account | None = None
+        self._looked_at = 0.0
 
     @property
     def user(self) -> str:
@@ -358,6 +360,7 @@ class DeputyDoor:
 
     async def _connected(self) -> _Connection:
         async with self._starting:
+            await self._look_at_account()
             connection = self._connection
             # Not one that may be about to end: what it would be asked for could get lost.
             if connection is not None and (connection.ended or connection.idle_for > self._idle * 0.8):
@@ -368,11 +371,29 @@ class DeputyDoor:
             self._connection = connection
             return connection
 
-    async def _started(self) -> _Connection:
+    async def _look_at_account(self) -> None:
+        """End a deputy whose account is no more, or another one by now, or may not be acted for any more."""
+        connection = self._connection
+        if connection is None or connection.ended or time.monotonic() - self._looked_at < _ACCOUNT_SECONDS:
+            return
+        try:
+            same = await self._found() == self._account
+        except AccountRefused:
+            await connection.close(f"{self._user} may not be acted for any more")
+            raise
+        if not same:
+            await connection.close("its account was changed")
+
+    async def _found(self) -> Account:
         if self._how.for_others:
             account = await asyncio.to_thread(find_account, self._user, rules=self._rules)
         else:
             account = await asyncio.to_thread(known_account, self._user)
+        self._looked_at = time.monotonic()
+        return account
+
+    async def _started(self) -> _Connection:
+        account = self._account = await self._found()
         connection = await _Connection.open(self._how.start(account), self._how.hint)
         try:
             async with asyncio.timeout(_SLACK_SECONDS):
@@ -439,6 +460,8 @@ def plain_to(value: Any) -> Any:
 
 
 _SLACK_SECONDS = 20.0
+# A deputy that is always in use would otherwise outlive its account, or its place in the allowed group.
+_ACCOUNT_SECONDS = 60.0
 _SMALL = 64 << 10
 _MAX_LINE = 96 << 20
 _ENDING_SECONDS = 3.0

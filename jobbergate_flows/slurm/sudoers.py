@@ -28,11 +28,16 @@ def sudoers_text(worker_account: str, group: str, deputy_path: str) -> str:
     Raises:
         NotInstallable: A name or the path holds what has a meaning of its own in the file.
     """
-    for name, what in ((worker_account, "account"), (group, "group")):
+    for name, what in ((worker_account, "an account"), (group, "a group")):
         if not _NAME.fullmatch(name) or name == "ALL":
-            raise NotInstallable(f"{name!r} cannot be written as an {what} into a sudoers file", hint="use plain names")
+            raise NotInstallable(
+                f"{name!r} cannot be written as {what} into a sudoers file", hint="use letters, digits and . _ - only"
+            )
     if not _PATH.fullmatch(deputy_path) or ".." in deputy_path.split("/"):
-        raise NotInstallable(f"{deputy_path!r} cannot be written as a path into a sudoers file", hint="use a plain one")
+        raise NotInstallable(
+            f"{deputy_path!r} cannot be written as a path into a sudoers file",
+            hint="write it from / on, with letters, digits and . _ - only",
+        )
     return _TEXT.format(worker=worker_account, group=group, deputy=deputy_path)
 
 

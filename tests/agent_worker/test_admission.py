@@ -21,7 +21,7 @@ from agent_worker.admission import NEEDS_CONSENT, UNDECIDED, Admission, Admitted
 from agent_worker.identity.audit import AuditLog, AuditRecord
 from agent_worker.identity.policy import IdentityPolicy
 from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.slurm.errors import SlurmError
+from jobbergate_flows.slurm.errors import FileRefused, SlurmError
 from jobbergate_flows.slurm.ledger import SubmissionKey
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.session import ClusterSession
@@ -128,6 +128,27 @@ async def test_a_waiting_run_that_somebody_else_ends_is_let_go(
     assert waits.asking == frozenset()
     ended = await current(run.id)
     assert (ended.state_name, message(ended)) == (ending.name, "theirs")
+
+
+class Denying(AccountSessions):
+    """Sessions of users whose deputies say what nobody asked."""
+
+    async def read_consent(self, account: str) -> str | None:
+        raise FileRefused("there is no such file", where="/x")
+
+
+async def test_a_run_whose_deputy_says_something_else_waits_and_says_so(workshop: Workshop, run: FlowRun) -> None:
+    session = ClusterSession(workshop.cluster, workshop.ledger, grace=0.05)
+    waits = Admission(Denying(session), Rules(ASKING, audit=InThreads(), poll_seconds=0.1), workshop.pool)
+    admitting = asyncio.create_task(waits.admit(run, "application"))
+
+    async def says_so() -> bool:
+        return (await current(run.id)).state_name == UNDECIDED
+
+    await await_until(says_so, 30, "the run to say why it waits")
+    assert "there is no such file" in message(await current(run.id))
+    assert not admitting.done()
+    admitting.cancel()
 
 
 async def test_a_restarted_worker_lets_nobody_wait_anew(workshop: Workshop, run: FlowRun) -> None:

@@ -155,6 +155,33 @@ async def test_a_run_without_a_pin_gets_the_one_of_the_form_for_good(deployed: D
 
 
 @pytest.mark.parametrize(
+    "form",
+    [
+        {"properties": []},
+        {"properties": {"application": 3}},
+        {"properties": {"application": {"const": ["x"]}}},
+        {"properties": None},
+    ],
+    ids=str,
+)
+async def test_a_form_that_is_none_pins_nothing(
+    deployed: DeployedApplication, bound: Bindings, form: dict[str, Any]
+) -> None:
+    async with get_client() as client:
+        of = await client.read_deployment(deployed.id)
+        flow_id = await client.create_flow_from_name("formless")
+        deployment = await client.create_deployment(
+            flow_id, f"now-{uuid4()}", entrypoint=of.entrypoint, parameter_openapi_schema=form
+        )
+        answer = await client._client.post(
+            f"/deployments/{deployment}/create_flow_run", json={"enforce_parameter_schema": False}
+        )
+        found = await read(client, UUID(answer.json()["id"]))
+    assert (found.facts.kind, found.facts.application, found.pin) == ("application", None, None)
+    assert isinstance(decided(found.facts, bound), Denied)
+
+
+@pytest.mark.parametrize(
     "pin", ["nonsense", "a@sha256:0", f"sha256:{'a' * 64}", f"a@sha256:{'a' * 64}\n", f"a@b@sha256:{'A' * 64}"]
 )
 async def test_what_is_no_pin_is_no_application(deployed: DeployedApplication, bound: Bindings, pin: str) -> None:

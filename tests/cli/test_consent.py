@@ -100,6 +100,7 @@ class TestADeployment:
         ended = run("consent", "add", *arguments, "--file", file)
         assert ended.code == code, ended.err
         assert ended.err.startswith("Error: ")
+        assert "line 1" not in ended.err
         assert not file.exists()
 
 

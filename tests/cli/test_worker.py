@@ -53,6 +53,11 @@ class TestBinding:
         assert (ended.code, ended.out) == (0, "pool a -> nobody-of-that-name\n")
         assert "no account nobody-of-that-name" in ended.err
 
+    def test_that_nobody_acts_for_root_is_told(self, table: Path) -> None:
+        ended = run("worker", "bind", "--pool", "a", "--account", "root", "--file", table)
+        assert ended.code == 0
+        assert "root, for whom no worker acts" in ended.err
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [

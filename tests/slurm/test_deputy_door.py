@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from jobbergate_flows.applications import Application, ApplicationError, LimitEx
 from jobbergate_flows.applications.child.plain import plain_from
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm import deputy
-from jobbergate_flows.slurm.accounts import Account, AccountRefused, AccountRules, known_account
+from jobbergate_flows.slurm.accounts import Account, AccountRefused, AccountRules, DirectoryDown, known_account
 from jobbergate_flows.slurm.cluster import SubmitRequest
 from jobbergate_flows.slurm.command_cluster import CommandCluster
 from jobbergate_flows.slurm.deputy_door import AnswerLost, DeputyDoor, OwnAccount, Root, Start, Way, plain_to
@@ -57,6 +57,12 @@ class Fake:
 
     def start(self, account: Account) -> Start:
         return Start((sys.executable, "-I", "-c", self.program))
+
+
+class LikeOthers(OwnAccount):
+    """The own account's deputy, whose account is looked at as another's."""
+
+    for_others = True
 
 
 def greeting(**changes: Any) -> str:
@@ -450,6 +456,38 @@ async def test_an_idle_deputy_ends_and_the_next_request_starts_another(
 
     await await_until(gone, 20, "the deputy's end")
     assert int(await sbatch(door)) != first
+
+
+async def test_who_may_not_be_acted_for_any_more_loses_a_deputy_that_is_in_use(
+    own: Open, monkeypatch: pytest.MonkeyPatch, command: Callable[..., list[str]]
+) -> None:
+    found: list[Account | Exception] = [known_account(ME)]
+
+    def find_account(name: str, *, rules: AccountRules) -> Account:
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    monkeypatch.setattr("jobbergate_flows.slurm.deputy_door.find_account", find_account)
+    monkeypatch.setattr("jobbergate_flows.slurm.deputy_door._ACCOUNT_SECONDS", 0)
+    door = own(LikeOthers(), path=command("echo $PPID"))
+    first = await sbatch(door)
+    assert await sbatch(door) == first
+
+    found[0] = DirectoryDown("the user directory does not answer")
+    with pytest.raises(DirectoryDown):
+        await door.home()
+    found[0] = replace(known_account(ME), groups=(12345,))
+    second = await sbatch(door)
+    assert second != first
+    found[0] = AccountRefused("the account is not among those that are allowed")
+    with pytest.raises(AccountRefused):
+        await door.home()
+
+    async def gone() -> bool:
+        return not exists(f"/proc/{second.strip()}")
+
+    await await_until(gone, 20, "the deputy's end")
 
 
 async def test_requests_are_served_side_by_side(own: Open, command: Callable[..., list[str]], tmp_path: Path) -> None:
