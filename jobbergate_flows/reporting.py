@@ -125,6 +125,7 @@ class EventOutbox:
         self._arrived.set()
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all(), context=_settings_alone())
+            self._sending.add_done_callback(_report_death)
 
     async def settle(self, seconds: float) -> None:
         """Wait until all events are sent, at most so long."""
@@ -173,6 +174,12 @@ class EventOutbox:
                 related = await self._relations.of(client, waiting.flow_run_id)
                 events.append(waiting.event.model_copy(update={"related": [*waiting.event.related, *related]}))
         await _post(client, events)
+
+
+def _report_death(sending: asyncio.Task[None]) -> None:
+    """What ends it (no server is configured) is no outage: it begins again with the next event."""
+    if not sending.cancelled() and (error := sending.exception()) is not None:
+        _logger.error("Events cannot be sent: %s", error)
 
 
 async def _post(client: PrefectClient, events: Sequence[Event]) -> None:
