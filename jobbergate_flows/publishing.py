@@ -23,6 +23,10 @@ from jobbergate_flows.slurm.steps import JobRecord, allocations_of
 if TYPE_CHECKING:
     from jobbergate_flows.metrics.reading import MetricsReader
 
+_BY_ACCOUNTING = (
+    "This is by Slurm's accounting alone. Closer peaks and plots over time need samples of the job: an `InfluxMetrics` "
+    "block, named in the worker's setting `METRICS`, and a job that lives for some of them."
+)
 _RECORD_TRIES = 4
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -86,7 +90,7 @@ async def publish_job(
             advice = advise(report)
             await artifacts.add(
                 "efficiency",
-                efficiency_markdown(report),
+                "\n\n".join([efficiency_markdown(report), *([] if usages else [_BY_ACCOUNTING])]),
                 description=f"Slurm job {job.job_id}: {advice[0] if advice else 'no advice'}",
                 task_run_id=task_run_id,
             )

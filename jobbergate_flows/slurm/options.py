@@ -345,6 +345,21 @@ def resources_of(directives: Directives) -> SlurmResources:
     return resources_from_options({k: v for k, v in directives.options.items() if k not in _OURS}, strict=False)
 
 
+def form_properties(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """The fields of a model as the properties of a form: each of one type, in their order, without empty defaults."""
+    properties = {}
+    for position, (name, given) in enumerate(model.model_json_schema()["properties"].items()):
+        entry = dict(given)
+        for choice in entry.pop("anyOf", []):
+            if choice.get("type") != "null":
+                entry.update(choice)
+        if entry.get("default") is None:
+            entry.pop("default", None)
+        entry["position"] = position
+        properties[name] = entry
+    return properties
+
+
 def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:
     """The JSON Schema of the resources for a form: every field optional, with what the script says as its default.
 
@@ -352,19 +367,12 @@ def resources_schema(directives: Sequence[str] = ()) -> dict[str, Any]:
         directives: The parameters of the script's `#SBATCH` lines.
     """
     said = resources_of(parse_parameters(directives)).model_dump(exclude_unset=True, exclude_none=True)
-    schema = SlurmResources.model_json_schema()
-    properties = {}
-    for position, (name, given) in enumerate(schema["properties"].items()):
-        entry = dict(given)
-        for choice in entry.pop("anyOf", []):
-            if choice.get("type") != "null":
-                entry.update(choice)
+    properties = form_properties(SlurmResources)
+    for name, entry in properties.items():
         entry.pop("default", None)
         if name in said and name != "extra":
             entry["default"] = said[name]
             entry["description"] = f"{entry.get('description', '')} The job script says {said[name]}."
-        entry["position"] = position
-        properties[name] = entry
     return {
         "type": "object",
         "title": "Resources",

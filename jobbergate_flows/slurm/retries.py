@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from jobbergate_flows.slurm.arrays import parse_array, spec_of
 from jobbergate_flows.slurm.errors import OptionRefused
 from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus
-from jobbergate_flows.slurm.options import MemoryText, SlurmResources, TimeText
+from jobbergate_flows.slurm.options import MemoryText, SlurmResources, TimeText, form_properties
 from jobbergate_flows.slurm.units import memory_kib, memory_text, time_seconds, time_text
 
 Cause = Literal["out-of-memory", "timeout", "node-failure", "preempted", "failure"]
@@ -259,19 +259,8 @@ def _changed(resources: SlurmResources, **values: Any) -> SlurmResources:
 
 def retries_schema() -> dict[str, Any]:
     """The JSON Schema of a policy for a form: every field optional, with its default."""
-    schema = RetryPolicy.model_json_schema()
-    properties = {}
-    for position, (name, given) in enumerate(schema["properties"].items()):
-        entry = dict(given)
-        for choice in entry.pop("anyOf", []):
-            if choice.get("type") != "null":
-                entry.update(choice)
-        if entry.get("default") is None:
-            entry.pop("default", None)
-        if name == "on":
-            entry["default"] = sorted(RetryPolicy.model_fields["on"].default)
-        entry["position"] = position
-        properties[name] = entry
+    properties = form_properties(RetryPolicy)
+    properties["on"]["default"] = sorted(RetryPolicy.model_fields["on"].default)
     return {"type": "object", "title": "Retries", "properties": properties, "additionalProperties": False}
 
 

@@ -128,3 +128,41 @@ async def test_pages_have_the_keys_of_their_deployment(site: Site, tmp_path: Pat
     keys = await site.artifact_keys(first)
     assert all(key.endswith("every-night-job-summary") for key in keys if "summary" in key)
     assert keys == await site.artifact_keys(second)
+
+
+@pytest.mark.slurm
+async def test_of_a_flood_of_output_the_run_has_a_bounded_part(site: Site, tmp_path: Path) -> None:
+    script = """#!/bin/bash
+printf 'part 1\\rpart 2\\rpart 3\\n'
+head -c 1000000 /dev/urandom
+yes 'a line of many' | head -c 100000000
+echo the end
+"""
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed)
+    run = await site.end(run_id, 180)
+
+    assert run.state_name == "Completed", message(run)
+    lines = await site.logged(run_id, "part 3")
+    assert not any("part 1" in line for line in lines)
+    [submission] = site.submissions(run_id)
+    output = Path(submission.standard_output or "")
+    assert (await asyncio.to_thread(output.stat)).st_size > 101_000_000
+    assert sum(submission.output_offsets.values()) < 3_000_000
+    assert "slurm-" in (await site.artifacts(run_id))["results"]
+    assert len((await site.artifacts(run_id))["live"]) < 20_000
+
+
+@pytest.mark.slurm
+async def test_an_array_of_fifty_is_one_run(site: Site, tmp_path: Path) -> None:
+    script = "#!/bin/bash\n#SBATCH --array=0-49\n[ $SLURM_ARRAY_TASK_ID != 7 ]\n"
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed)
+    run = await site.end(run_id, 180)
+
+    assert run.state_name == "Failed"
+    assert "49 COMPLETED" in message(run)
+    assert await site.pages(run_id, "progress") == ["100"]
+    summary = (await site.artifacts(run_id))["job-summary"]
+    assert "| 7 | FAILED | 1:0 |" in summary
+    assert "50 tasks" in (await site.artifacts(run_id))["efficiency"]
