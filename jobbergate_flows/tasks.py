@@ -52,7 +52,7 @@ from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
-from jobbergate_flows.slurm.output import OutputLine, with_task
+from jobbergate_flows.slurm.output import OutputLine, in_entries, with_task
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.retries import RetryPolicy, check_policy
 from jobbergate_flows.slurm.submission import SubmissionOrder
@@ -192,7 +192,8 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     async def show_output(lines: Sequence[OutputLine]) -> None:
         if report is not None:
             report.add_output(lines)
-        for line, said in zip(lines, with_task(lines), strict=True):
+        entries = in_entries(lines)
+        for line, said in zip(entries, with_task(entries), strict=True):
             logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
 
     try:

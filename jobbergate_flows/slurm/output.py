@@ -15,6 +15,7 @@ from jobbergate_flows.slurm.paths import task_path
 _LINE_BYTES = 8192
 _PIECE_BYTES = 64 * 1024
 _FILES_A_ROUND = 50
+_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,10 @@ async def tail(cluster: Cluster, path: str, lines: int) -> list[str]:
     return found[-lines:] if lines else []
 
 
+def _joined(lines: Sequence[OutputLine]) -> OutputLine:
+    return OutputLine("\n".join(line.text for line in lines), lines[0].stream, lines[0].task)
+
+
 def _whole_characters(data: bytes) -> bytes:
     """The data without a character of UTF-8 that is cut at its end."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -150,6 +155,26 @@ def _lines(data: bytes) -> list[str]:
         text = text.replace("\x00", "")
         found += [text[i : i + _LINE_BYTES] for i in range(0, len(text), _LINE_BYTES)] or [""]
     return found
+
+
+def in_entries(lines: Sequence[OutputLine]) -> list[OutputLine]:
+    """The lines as entries of a log: each its own, or, of a flood, many of one stream and task together.
+
+    A job that prints a million empty lines is no reason for a million entries.
+    """
+    if len(lines) <= _ENTRIES:
+        return list(lines)
+    entries: list[OutputLine] = []
+    gathered: list[OutputLine] = []
+    size = 0
+    for line in lines:
+        another = bool(gathered) and (line.stream, line.task) != (gathered[0].stream, gathered[0].task)
+        if another or size + len(line.text) > _LINE_BYTES:
+            entries.append(_joined(gathered))
+            gathered, size = [], 0
+        gathered.append(line)
+        size += len(line.text) + 1
+    return [*entries, _joined(gathered)]
 
 
 def with_task(lines: Sequence[OutputLine]) -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, Phase, SlurmJob
 from jobbergate_flows.slurm.local_cluster import LocalCluster
-from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine, tail, with_task
+from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine, in_entries, tail, with_task
 from tests.slurm.fakes import SUBMITTED, a_job
 
 
@@ -197,3 +197,22 @@ async def test_the_tail_of_a_large_file_is_whole_lines(cluster: LocalCluster, ou
     append(out, "".join(f"{'z' * 300} {number}\n" for number in range(1000)))
 
     assert await tail(cluster, str(out), 3) == [f"{'z' * 300} {number}" for number in (997, 998, 999)]
+
+
+def test_a_flood_of_short_lines_is_few_entries_and_nothing_is_lost() -> None:
+    flood = [OutputLine(f"line {number}", "stdout") for number in range(5000)]
+    other = [OutputLine("oh", "stderr"), OutputLine("task", "stdout", 3)]
+
+    entries = in_entries([*flood, *other])
+
+    assert len(entries) < 12
+    assert [line for entry in entries for line in entry.text.split("\n")] == [line.text for line in [*flood, *other]]
+    assert [(entry.stream, entry.task) for entry in entries[-2:]] == [("stderr", None), ("stdout", 3)]
+    assert all(len(entry.text) <= 8192 for entry in entries)
+
+
+def test_few_lines_are_an_entry_each() -> None:
+    lines = [OutputLine(str(number), "stdout") for number in range(100)]
+
+    assert in_entries(lines) == lines
+    assert in_entries([]) == []
