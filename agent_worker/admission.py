@@ -35,7 +35,7 @@ from agent_worker.run_facts import ReadRun, read_run_facts
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.slurm.accounts import AccountRefused
-from jobbergate_flows.slurm.directives import parse_directives
+from jobbergate_flows.slurm.directives import has_foreign_lines, parse_directives
 from jobbergate_flows.slurm.errors import ConsentRefused, OptionRefused, SlurmError
 from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.options import resources_of
@@ -217,6 +217,8 @@ class Admission:
         def vet(order: SubmissionOrder) -> None:
             script = resources_of(parse_directives(order.script.text))
             reason = exceeded(allowed.limits, order.request.over(script))
+            if allowed.limits.exist and has_foreign_lines(order.script.text):
+                reason = "the script has #PBS or #BSUB lines, which sbatch obeys and no limit counts"
             if reason is not None:
                 raise OptionRefused(f"more than {allowed.account} has consented to: {reason}", where=allowed.proof)
 

@@ -61,6 +61,11 @@ def parse_directives(script: str) -> Directives:
     return parse_parameters(raw)
 
 
+def has_foreign_lines(script: str) -> bool:
+    """Whether a script has `#PBS` or `#BSUB` lines: sbatch obeys some of what they say, and `parse_directives` none."""
+    return any(line.startswith(("#PBS", "#BSUB")) for line in script.split("\n"))
+
+
 def parse_parameters(raw: Sequence[str]) -> Directives:
     """Read sbatch parameters, such as `--time=5` or `-p debug`, one text each, quoted as in an `#SBATCH` line."""
     options: dict[str, str] = {}

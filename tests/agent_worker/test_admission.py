@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from agent_worker.admission import NEEDS_CONSENT, UNDECIDED, Admission, Admitted
 from agent_worker.identity.audit import AuditLog, AuditRecord
 from agent_worker.identity.policy import IdentityPolicy
 from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.slurm.errors import FileRefused, SlurmError
+from jobbergate_flows.slurm.errors import FileRefused, OptionRefused, SlurmError
 from jobbergate_flows.slurm.ledger import SubmissionKey
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.session import ClusterSession
@@ -130,6 +131,17 @@ async def test_a_waiting_run_that_somebody_else_ends_is_let_go(
     assert (ended.state_name, message(ended)) == (ending.name, "theirs")
 
 
+class Consenting(AccountSessions):
+    """Sessions of users who have all the same file."""
+
+    def __init__(self, own: ClusterSession, text: str) -> None:
+        super().__init__(own)
+        self.text = text
+
+    async def read_consent(self, account: str) -> str | None:
+        return self.text
+
+
 class Denying(AccountSessions):
     """Sessions of users whose deputies say what nobody asked."""
 
@@ -202,11 +214,35 @@ async def test_the_audit_log_is_never_waited_for_in_the_event_loop(workshop: Wor
     assert log.written == [("allowed", False), ("submitted", False)]
 
 
+@pytest.mark.parametrize(
+    "line", ["#SBATCH --array=1-9", "#SBATCH --exclusive", "#SBATCH --cpus-per-gpu=8", "#BSUB -x", "#PBS -l walltime=9"]
+)
+async def test_limits_of_consent_hold_for_the_scripts_own_lines(workshop: Workshop, tmp_path: Path, line: str) -> None:
+    deployed = await workshop.deploy(script_application(tmp_path, "limited", "#!/bin/sh\n"))
+    run = await workshop.launch(deployed, resources={"tasks": 2})
+    digest = deployed.application.rpartition("@")[2]
+    session = ClusterSession(workshop.cluster, workshop.ledger, grace=0.05)
+    accounts = Consenting(session, f"{deployed.id} {digest} answers=any,max-tasks=2\n")
+    admitted = await Admission(accounts, Rules(ASKING, audit=InThreads()), workshop.pool).admit(run, "application")
+    assert admitted is not None
+    order = an_order(workshop, str(run.id), line)
+    order = replace(order, resources=SlurmResources(tasks=2))
+
+    with pytest.raises(OptionRefused, match="has consented to"):
+        await admitted.session.submit(order)
+
+    assert workshop.ledger.get(order.key.token) is None
+    await admitted.session.submit(replace(order, script=an_order(workshop, "x").script))
+
+
 async def refuses_to_submit(admitted: Admitted, workshop: Workshop) -> None:
+    order = an_order(workshop, "another")
     with pytest.raises(SlurmError, match="has a job already"):
-        await admitted.session.submit(an_order(workshop, "another"))
+        await admitted.session.submit(order)
+    # Refused before, and not only complained of afterwards.
+    assert workshop.ledger.get(order.key.token) is None
 
 
-def an_order(workshop: Workshop, scope: str) -> SubmissionOrder:
-    script = JobScript(name="job", text="#!/bin/sh\ntrue\n")
+def an_order(workshop: Workshop, scope: str, line: str = "#") -> SubmissionOrder:
+    script = JobScript(name="job", text=f"#!/bin/sh\n{line}\ntrue\n")
     return SubmissionOrder(script, SlurmResources(), str(workshop.folder), SubmissionKey(scope, "job"))
