@@ -23,8 +23,10 @@ from agent_worker.identity.audit import AuditLog, AuditRecord
 from agent_worker.identity.policy import IdentityPolicy
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.slurm.errors import FileRefused, OptionRefused, SlurmError
+from jobbergate_flows.slurm.jobs import AttemptEnd
 from jobbergate_flows.slurm.ledger import SubmissionKey
 from jobbergate_flows.slurm.options import SlurmResources
+from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SubmissionOrder
 from tests.agent_worker.conftest import ME, Workshop
@@ -233,6 +235,29 @@ async def test_limits_of_consent_hold_for_the_scripts_own_lines(workshop: Worksh
 
     assert workshop.ledger.get(order.key.token) is None
     await admitted.session.submit(replace(order, script=an_order(workshop, "x").script))
+
+
+async def test_a_retry_may_not_ask_for_more_than_its_user_has_consented_to(workshop: Workshop, tmp_path: Path) -> None:
+    deployed = await workshop.deploy(script_application(tmp_path, "hungry", "#!/bin/sh\n"))
+    run = await workshop.launch(deployed, resources={"memory": "1G"}, retries={"attempts": 3})
+    digest = deployed.application.rpartition("@")[2]
+    session = ClusterSession(workshop.cluster, workshop.ledger, grace=0.05)
+    accounts = Consenting(session, f"{deployed.id} {digest} answers=any,max-memory=2G\n")
+    admitted = await Admission(accounts, Rules(ASKING, audit=InThreads()), workshop.pool).admit(run, "application")
+    assert admitted is not None
+    out_of_memory = AttemptEnd("OutOfMemory")
+    order = replace(
+        an_order(workshop, str(run.id)),
+        resources=SlurmResources(memory="1G"),
+        retries=RetryPolicy(attempts=3),
+        ends=(out_of_memory, out_of_memory),
+    )
+
+    with pytest.raises(OptionRefused, match="has consented to"):
+        await admitted.session.submit(order)
+
+    assert workshop.ledger.get(order.key.token) is None
+    await admitted.session.submit(replace(order, ends=(out_of_memory,)))
 
 
 async def refuses_to_submit(admitted: Admitted, workshop: Workshop) -> None:

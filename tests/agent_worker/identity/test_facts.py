@@ -31,6 +31,7 @@ def test_the_order_of_keys_does_not_matter() -> None:
         {"resources": {"nodes": "3", "time_limit": "30"}},
         {"directory": "~/runs/"},
         {"job_name": "x"},
+        {"retries": {"attempts": 3}},
     ],
     ids=str,
 )
