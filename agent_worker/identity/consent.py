@@ -6,7 +6,8 @@ One line allows one thing, as in authorized_keys; empty lines and what follows a
 
 - DEPLOYMENT is a deployment's UUID or `flow/name`, compared letter by letter; one with blanks or letters beyond ASCII
   is written in double quotes, with `\\"` and `\\\\` for these two.
-- APPLICATION is the digest of the application's files, REQUEST the hash of answers, resources, directory and job name.
+- APPLICATION is the digest of the application's files, REQUEST the hash of answers, resources, directory,
+  job name and retries.
 - `answers=any` stands for every request: **whoever can write to the Prefect API can then run code as this user**, as
   answers end up in a shell script.
 - `flows=any` allows the deployment's ordinary flows, whose code nothing pins: the same, even without an application. A
@@ -140,7 +141,7 @@ def matches(line: ConsentLine, facts: RunFacts, now: datetime) -> str | None:
         return f"the line allows {line.application or 'ordinary flows only'}, and the run is of {facts.application}"
     try:
         if line.request is not None and line.request != request_hash(facts):
-            return "answers, resources, directory or job name are others than those that were allowed"
+            return "answers, resources, directory, job name or retries are others than those that were allowed"
         if facts.kind == "application" and line.request is None and not line.any_answers:
             return "the line allows no request"
         return exceeded(line.limits, check_resources(facts.resources)) if line.limits.exist else None

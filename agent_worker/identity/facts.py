@@ -89,8 +89,10 @@ def request_hash(facts: RunFacts) -> str:
         "resources": facts.resources,
         "directory": facts.directory,
         "job_name": facts.job_name,
-        "retries": facts.retries,
     }
+    if facts.retries:
+        # Not as an empty one: what was consented to before there were retries still holds.
+        request["retries"] = facts.retries
     try:
         _check_keys(request)
         text = json.dumps(request, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))

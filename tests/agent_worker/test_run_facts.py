@@ -68,7 +68,10 @@ def decided(facts: RunFacts, bindings: Bindings) -> Allowed | Denied:
 
 
 async def test_an_applications_run_is_what_will_be_rendered(deployed: DeployedApplication) -> None:
-    found = await started(deployed, parameters={"answers": {"name": "x"}, "resources": {"nodes": "2"}})
+    retries = {"attempts": 2}
+    found = await started(
+        deployed, parameters={"answers": {"name": "x"}, "resources": {"nodes": "2"}, "retries": retries}
+    )
 
     assert found.facts == RunFacts(
         flow_run_id=found.facts.flow_run_id,
@@ -81,6 +84,7 @@ async def test_an_applications_run_is_what_will_be_rendered(deployed: DeployedAp
         job_name="",
         work_pool="slurm",
         work_queue="default",
+        retries=retries,
     )
     assert found.parameters == {
         "application": deployed.application,
@@ -88,6 +92,7 @@ async def test_an_applications_run_is_what_will_be_rendered(deployed: DeployedAp
         "resources": {"nodes": "2"},
         "directory": "~",
         "job_name": "",
+        "retries": retries,
     }
 
 
