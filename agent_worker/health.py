@@ -27,6 +27,7 @@ from jobbergate_flows.artifacts import artifact_key
 from jobbergate_flows.markdown import text, time_of
 from jobbergate_flows.reporting import EventOutbox
 from jobbergate_flows.slurm.cluster import Finding
+from jobbergate_flows.slurm.command_cluster import CommandCluster
 from jobbergate_flows.slurm.jobs import Phase
 from jobbergate_flows.slurm.ledger import SubmissionStatus
 
@@ -50,7 +51,7 @@ class WorkerHealth:
 
     Args:
         since: When it started.
-        findings: What `Cluster.check` found: controller, accounting, commands.
+        findings: What was found of controller, accounting and ledger.
         silence: Why Slurm gives no word of jobs; None while it does.
         jobs: State's name -> followed jobs.
         queue: Partition -> followed jobs that wait there.
@@ -256,7 +257,9 @@ async def look(supervisor: Supervisor, worker: str, work_pool: str, since: datet
     """What is known of a worker now. Asks Slurm's controller and its accounting once, by some short commands."""
     session = supervisor.session
     tracker, statistics = session.tracker, session.tracker.statistics
-    findings = await session.cluster.check()
+    cluster = session.cluster
+    # Asked every minute: the versions of Slurm's commands are no news.
+    findings = await (cluster.check_services() if isinstance(cluster, CommandCluster) else cluster.check())
     try:
         rows = await session.unfinished()
     except Exception as error:
@@ -269,7 +272,7 @@ async def look(supervisor: Supervisor, worker: str, work_pool: str, since: datet
     return WorkerHealth(
         worker=worker,
         work_pool=work_pool,
-        cluster=session.cluster.name,
+        cluster=cluster.name,
         since=since,
         findings=tuple(findings),
         silence=tracker.problem if statuses else None,

@@ -197,14 +197,18 @@ class CommandCluster:
 
     async def check(self) -> list[Finding]:
         """See `Cluster.check`."""
-        findings = list(await asyncio.gather(*(self._check_version(c) for c in _VERSIONED)))
+        versions = await asyncio.gather(*(self._check_version(c) for c in _VERSIONED))
+        return [*versions, *await self.check_services()]
+
+    async def check_services(self) -> list[Finding]:
+        """The part of `check` that can change while this program runs: whether controller and accounting answer."""
         try:
             config = ShowConfig().parse(await self._ask(ShowConfig()))
         except ClusterUnreachable as error:
             hint = "see whether slurmctld runs, and whether SLURM_CONF names its slurm.conf"
-            return [*findings, Finding("slurmctld", False, error.message, hint)]
+            return [Finding("slurmctld", False, error.message, hint)]
         version = config.get("SLURM_VERSION", "?")
-        findings.append(Finding("slurmctld", True, f"answers; Slurm {version}, cluster {self.name}"))
+        findings = [Finding("slurmctld", True, f"answers; Slurm {version}, cluster {self.name}")]
         private = config.get("PrivateData", "none")
         findings.append(Finding("PrivateData", True, private, None if private == "none" else "only own jobs are seen"))
         try:
