@@ -94,6 +94,14 @@ class Chromium:
     def form(self, deployment: object, server: str) -> Form:
         """The form of a deployment, filled with its defaults."""
         self.open(f"{server}/deployments/deployment/{deployment}/run", "Parameters", "Validate parameters")
+        # Its fields come one after the other, and not in their order.
+        seen: list[str] = []
+
+        def still() -> bool:
+            seen.append(self.text())
+            return len(seen) > 5 and len(set(seen[-5:])) == 1
+
+        wait_until(still, _PATIENCE, "the form to stand still", 0.2)
         return Form(self)
 
 
