@@ -50,7 +50,7 @@ from tests.cluster.worker import WorkerProcess
 
 _SCRIPT = """#!/bin/bash
 #SBATCH --time=5
-for step in $(seq 10); do echo "step $step at $(date +%s.%N)"; read -t 1 <> <(:); done
+for step in $(seq 10); do echo "step $step at $(date +%s.%N)"; sleep 1; done
 """
 _PREFIX = "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_"
 
