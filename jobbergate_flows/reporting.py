@@ -26,6 +26,7 @@ from prefect.events.filters import EventFilter, EventIDFilter, EventOccurredFilt
 from prefect.events.related import object_as_related_resource, tags_as_related_resources
 from prefect.events.schemas.events import Event, RelatedResource
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 from prefect.utilities.slugify import slugify
 
 from jobbergate_flows.events import Told, job_events
@@ -91,7 +92,7 @@ class EventOutbox:
         limit: So many may wait.
     """
 
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, EventOutbox]] = WeakKeyDictionary()
+    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, EventOutbox]]] = WeakKeyDictionary()
 
     def __init__(self, limit: int = QUEUE_LIMIT) -> None:
         self._waiting: deque[_Waiting] = deque()
@@ -105,8 +106,9 @@ class EventOutbox:
 
     @classmethod
     def here(cls) -> EventOutbox:
-        """The outbox of the running event loop."""
-        return cls._by_loop.setdefault(asyncio.get_running_loop(), cls())
+        """The outbox of the running event loop to the server that is set here."""
+        outboxes = cls._by_loop.setdefault(asyncio.get_running_loop(), {})
+        return outboxes.setdefault(str(PREFECT_API_URL.value()), cls())
 
     def put(self, event: Event, *, flow_run_id: UUID | None = None, again: bool = False) -> None:
         """Have an event sent, after those that wait already.

@@ -34,16 +34,21 @@ async def test_an_applications_job_is_told_from_the_queue_to_its_end_also_by_the
     site: Site, tmp_path: Path
 ) -> None:
     questions = "[Text('word', message='A word')]"
-    script = "#!/bin/bash\n# {{ word }}\nsleep 3\n"
+    go = tmp_path / "go"
+    script = f"#!/bin/bash\n# {{{{ word }}}}\nsleep 3\nuntil [ -e {go} ]; do read -t 0.2 <> <(:) || true; done\n"
     deployed = await site.deploy(script_application(tmp_path, "told", script, questions), tags=["harbour"])
     held = {"extra": {"hold": ""}}
     run_id = await site.start(deployed, resources=held, answers={"word": "confidential"})
     await events_of(site, run_id, "needs-attention", 60)
+    await site.logged(run_id, "JobHeldUser")
     site.worker.kill()
     site.worker.start()
     (submission,) = site.submissions(run_id)
     await await_until(lambda: _followed_twice(site, run_id), 60, "the second worker to follow the job")
     site.slurm.run("scontrol", "release", submission.job_id or "")
+    # The worker may look at Slurm once a minute only.
+    await events_of(site, run_id, "running", 120)
+    go.touch()
     run = await site.end(run_id)
     found = await events_of(site, run_id, "completed")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -152,7 +153,7 @@ async def test_an_arrays_tasks_go_by_their_raw_ids(
     assert list(found) == [f"job {job.job_id}_{task}" for task in (1, 2, 3)]
     assert list(found.values()) == pytest.approx([130, 190, 250], abs=12)
     markdown = await ametrics_markdown(job, metrics=block, cluster=cluster)
-    assert "![Memory of 3 tasks, peak: median 19" in markdown
+    assert re.search(r"!\[Memory of 3 tasks, peak: median (18|19|20)\d", markdown)
 
 
 async def test_a_job_of_an_instant_has_no_sample_and_that_is_said(
