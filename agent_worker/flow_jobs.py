@@ -99,7 +99,11 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
             ending = state_after(ending, job, decided, datetime.now(UTC))
         if not ending.is_scheduled():
             await force_state(flow_run.id, ending)
-    await publish_job(session, job, status, await RunArtifacts.of(flow_run, job.key), logger, results=False)
+    try:
+        await publish_job(session, job, status, await RunArtifacts.of(flow_run, job.key), logger, results=False)
+    except Exception:
+        # The run's next attempt matters more than the pages of this one.
+        logger.exception("Job %s has not all of its pages", job.job_id)
     await session.mark_told(job)
     return ending if ending is not None and ending.is_scheduled() else None
 

@@ -84,8 +84,9 @@ async def hand_back(flow_run_id: UUID, state: State[Any]) -> None:
     run = await read_run(flow_run_id)
     if run is None or run.state is None or run.state.is_cancelling():
         return
-    # Crashed is what the engine on a node says while it is being killed.
-    if run.state.is_final() and not run.state.is_crashed():
+    # Crashed is what the engine on a node says while it is being killed, Failed where only a part of its job was
+    # (out of memory): that Slurm's word wins over both was decided before.
+    if run.state.is_final() and not (run.state.is_crashed() or run.state.is_failed()):
         return
     async with get_client() as client:
         try:

@@ -132,12 +132,12 @@ class Supervisor:
         """
 
         async def begin() -> None:
-            held = self._held.get(flow_run.id)
-            if held is not None and held.leaving:
+            # Looked at again after each wait: of several that waited for one end only the first begins.
+            while (held := self._held.get(flow_run.id)) is not None:
+                if not held.leaving:
+                    return
                 # It goes back to its queue, and has come from there already.
                 await asyncio.wait([held.life])
-            elif held is not None:
-                return
             life = asyncio.create_task(self._live(flow_run, kind, configuration, recovered))
             lease = flow_run.state.state_details.deployment_concurrency_lease_id if flow_run.state else None
             self._held[flow_run.id] = HeldRun(flow_run, kind, life, lease)

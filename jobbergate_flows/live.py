@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 _CLOSING_SECONDS = 20.0
+_USAGE_SECONDS = 20.0
 PROGRESS = "progress"
 PAGE = "live"
 
@@ -112,8 +113,10 @@ class LiveReport:
         if self._task is None:
             return
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait([self._task])
+        if not self._task.cancelled() and (error := self._task.exception()) is not None:
+            # The run goes on without.
+            _logger.error("The live pages of the run were not kept current", exc_info=error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
                 await self._show()
@@ -149,9 +152,11 @@ class LiveReport:
             return
         self._usage_at = now
         try:
-            self._usage = await self._read_usage(self._status)
+            # While it is waited for, nothing else is shown.
+            async with asyncio.timeout(_USAGE_SECONDS):
+                self._usage = await self._read_usage(self._status)
         except Exception as error:
-            _logger.info("What the job uses cannot be read now: %s", error)
+            _logger.info("What the job uses cannot be read now: %s", str(error) or type(error).__name__)
 
     def _known(self) -> LiveJob:
         assert self._status is not None
@@ -172,9 +177,9 @@ class LiveReport:
         )
 
     async def _show(self) -> None:
-        live, now = self._known(), datetime.now(UTC)
-        progress = progress_of(live, now)
         try:
+            live, now = self._known(), datetime.now(UTC)
+            progress = progress_of(live, now)
             if self._artifacts is None:
                 self._artifacts = await self._open_artifacts()
             await self._artifacts.show(PROGRESS, progress.percent, description=progress.words, kind="progress")
@@ -217,7 +222,8 @@ class _UsageOf:
             return None
         [own] = allocations
         self._limit = own.memory / own.nodes if own.memory else None
-        return MetricsFollower(reader, JobSpan(own.raw_id, own.start, datetime.now(UTC), own.job_id))
+        span = JobSpan(own.raw_id, own.start, datetime.now(UTC), own.job_id)
+        return MetricsFollower(reader, span, only_newest=True)
 
 
 async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun | UUID | None) -> LiveReport | None:

@@ -28,6 +28,7 @@ _BY_ACCOUNTING = (
     "block, named in the worker's setting `METRICS`, and a job that lives for some of them."
 )
 _RECORD_TRIES = 4
+_METRICS_SECONDS = 300.0
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
@@ -74,8 +75,8 @@ async def publish_job(
     async def page(what: str, make: Callable[[], Awaitable[None]]) -> None:
         try:
             await make()
-        except (JobbergateFlowsError, ValueError) as error:
-            logger.warning("Job %s has no %s: %s", job.job_id, what, error)
+        except Exception as error:
+            logger.warning("Job %s has no %s: %s", job.job_id, what, _words(error))
 
     async def publish_use() -> None:
         # Accounting has a short job's steps some moments after its end.
@@ -84,8 +85,8 @@ async def publish_job(
         if records:
             try:
                 usages = await _publish_plots(job, records, artifacts, task_run_id)
-            except (JobbergateFlowsError, ValueError) as error:
-                logger.warning("Job %s has no plots: %s", job.job_id, error)
+            except Exception as error:
+                logger.warning("Job %s has no plots: %s", job.job_id, _words(error))
             report = efficiency(records, usages=usages)
             advice = advise(report)
             await artifacts.add(
@@ -131,7 +132,9 @@ async def _publish_plots(
         return []
     from jobbergate_flows.metrics import job_metrics
 
-    metrics = await job_metrics(allocations, reader)
+    # A database that answers byte by byte is never silent for as long as its own limit.
+    async with asyncio.timeout(_METRICS_SECONDS):
+        metrics = await job_metrics(allocations, reader)
     from jobbergate_flows.job_metrics import plots_markdown
     from jobbergate_flows.metrics.usage import usages_of
 
@@ -142,6 +145,10 @@ async def _publish_plots(
         task_run_id=task_run_id,
     )
     return await asyncio.to_thread(usages_of, metrics) if len(metrics) else []
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, JobbergateFlowsError | ValueError) else f"{type(error).__name__}: {error}"
 
 
 def _outputs(job: SlurmJob) -> set[str]:

@@ -158,6 +158,8 @@ class EventOutbox:
                     attempt = self._lost = 0
                     if not self._waiting:
                         self._empty.set()
+            # What arrives while the client is being closed has a new task.
+            self._sending = None
 
     async def _something(self) -> bool:
         while not self._waiting:

@@ -25,6 +25,7 @@ _PICTURES = {
     ".svg": "image/svg+xml",
 }
 _LISTED = 500
+_LOOKED_INTO = 200
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -74,7 +75,8 @@ async def results_markdown(
     parts += await _previews(cluster, job, results, without, limits or PreviewLimits())
     if files:
         parts.append("To bring them here:\n\n" + code(f"jobbergate-flows job fetch {job.job_id}", "bash"))
-    return "\n\n".join(parts)
+    # Files may have names that are no text.
+    return "\n\n".join(parts).encode(errors="replace").decode()
 
 
 async def _previews(
@@ -82,7 +84,8 @@ async def _previews(
 ) -> list[str]:
     shown: list[str] = []
     left = limits.pictures
-    for file in results.files:
+    # Of a job that has left thousands of binary files not each is opened.
+    for file in results.files[:_LOOKED_INTO]:
         if len(shown) >= limits.files:
             break
         if file.size == 0 or file.path in without:

@@ -222,6 +222,9 @@ async def _publish_results(job: SlurmJob, cluster: Cluster) -> None:
     status = await session.status(job)
     row = await asyncio.to_thread(session.ledger.get, job.key)
     artifacts = await _artifacts(job, row.call if row is not None else "")
+    if (flow_run := _flow_run_id()) is not None and row is not None:
+        # Whoever submitted it may have died before it said so.
+        await label_run(flow_run, job, row.result_files)
     await publish_job(session, job, status, artifacts, _logger(), task_run_id=_task_run_id())
 
 

@@ -23,6 +23,8 @@ SHORTEST_SECONDS = 5
 SAMPLE_SECONDS = 30.0
 """Between two samples of memory, unless the site says otherwise (JobAcctGatherFrequency)."""
 
+_CLEARLY = 1.1
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -238,7 +240,10 @@ def _memory(record: JobRecord, usages: Sequence[Usage], sample_seconds: float) -
     by_host: defaultdict[str, int] = defaultdict(int)
     for usage in usages:
         by_host[usage.host] += usage.memory or 0
-    if any(by_host.values()):
+    largest_task = max((step.max_rss or 0 for step in record.steps), default=0)
+    # Where accounting saw clearly more in a single task, the samples have missed the peak: a short job may have
+    # only the one at its start.
+    if any(by_host.values()) and _CLEARLY * max(by_host.values()) >= largest_task:
         tasks = [usage.memory for usage in usages if usage.task is not None and usage.memory]
         summed = "tasks' peaks, measured and summed up" if tasks else "measured on each node"
         return MemoryUse(sum(by_host.values()), max(by_host.values()), max(tasks, default=None), summed, sampled=False)

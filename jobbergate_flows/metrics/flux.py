@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from jobbergate_flows.metrics.reading import SLACK, JobSpan, within
 if TYPE_CHECKING:
     from influxdb_client.client.influxdb_client import InfluxDBClient
 
+# Not the event loop's own threads: they are few, and a database that hangs would hold up all else that needs them.
+_threads = ThreadPoolExecutor(4, thread_name_prefix="flux")
 _BATCH = 200
 _ROWS = 10_000
 _COLUMNS = ("_time", "_value", "_measurement", "_field", "job", "host", "step", "task")
@@ -74,7 +77,7 @@ class FluxReader:
     async def read_many(self, jobs: Sequence[JobSpan]) -> JobMetrics:
         """See `MetricsReader.read_many`."""
         # The library is synchronous; its asynchronous half would need another HTTP library.
-        return await asyncio.to_thread(self._read, jobs)
+        return await asyncio.get_running_loop().run_in_executor(_threads, self._read, jobs)
 
     def _read(self, jobs: Sequence[JobSpan]) -> JobMetrics:
         from influxdb_client.rest import ApiException

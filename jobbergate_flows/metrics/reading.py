@@ -21,6 +21,8 @@ SLACK = timedelta(minutes=1)
 # ProfileInfluxDBFrequency, 30 s by default). One of a task has 500 bytes or more, with grouped_fields 250.
 _KEPT_SAMPLES = 64
 _SHORTEST_OVERLAP = 120
+# Longer than samples of five minutes are kept: where only the newest are wanted, nothing older is read.
+_LATEST = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,22 @@ class MetricsFollower:
 
     Args:
         job: The job; its `until` does not matter.
+        only_newest: Whether only the newest part is kept, the one that is read again: all samples of many tasks over
+            days are hundreds of megabytes.
     """
 
-    def __init__(self, reader: MetricsReader, job: JobSpan) -> None:
+    def __init__(self, reader: MetricsReader, job: JobSpan, *, only_newest: bool = False) -> None:
         self._reader = reader
         self._job = job
+        self._only_newest = only_newest
         self.metrics = JobMetrics.empty()
         """What was read by now."""
 
     async def update(self, now: datetime) -> JobMetrics:
         """Read what came since the last call, and return all that there is by now."""
         since = self._job.since
+        if self._only_newest:
+            since = max(since, now - _LATEST)
         if len(self.metrics):
             newest = float(self.metrics.time.max())
             since = max(since, datetime.fromtimestamp(newest - _overlap(self.metrics), since.tzinfo))
@@ -104,8 +111,14 @@ class MetricsFollower:
     async def _read(self, since: datetime, until: datetime) -> JobMetrics:
         span = JobSpan(self._job.raw_id, since, until, self._job.name)
         newer = await self._reader.read_many([span])
-        self.metrics = await asyncio.to_thread(self.metrics.merged, newer)
+        self.metrics = await asyncio.to_thread(self._merged, newer)
         return self.metrics
+
+    def _merged(self, newer: JobMetrics) -> JobMetrics:
+        merged = self.metrics.merged(newer)
+        if not self._only_newest or not len(merged):
+            return merged
+        return merged.only(merged.time >= float(merged.time.max()) - _overlap(merged))
 
 
 def sampling_seconds(metrics: JobMetrics) -> float:

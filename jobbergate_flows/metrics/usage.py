@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 
-from jobbergate_flows.metrics.aggregation import lines, peaks
+from jobbergate_flows.metrics.aggregation import peaks
 from jobbergate_flows.metrics.efficiency import Usage
 from jobbergate_flows.metrics.model import JobMetrics, moment
+from jobbergate_flows.metrics.reading import sampling_seconds
 
 _KIB = 1024
 _NOW_SECONDS = 120.0
@@ -48,16 +50,26 @@ def newest_of(metrics: JobMetrics) -> Newest | None:
     if not len(tasks):
         return None
     at = float(tasks.time.max())
-    recent = tasks.only(tasks.time >= at - _NOW_SECONDS)
-    memory = [line.value[~np.isnan(line.value)] for line in lines(recent, "RSS", "host")]
-    cpus = [line.value[~np.isnan(line.value)] for line in lines(recent, "CPUUtilization", "host")]
-    last_memory = [float(values[-1]) for values in memory if len(values)]
-    last_cpus = [float(values[-1]) for values in cpus if len(values)]
+    usual = sampling_seconds(tasks)
+    # Each step is sampled at moments of its own: whose last sample is no older than one of them is still there.
+    recent = tasks.only(tasks.time >= at - min(_NOW_SECONDS, math.inf if math.isnan(usual) else 1.5 * usual))
+    memory, cpus = _last_on_hosts(recent, "RSS"), _last_on_hosts(recent, "CPUUtilization")
     return Newest(
-        memory=max(last_memory) * _KIB if last_memory else None,
-        cpus=sum(last_cpus) / 100 if last_cpus else None,
+        memory=max(memory.values()) * _KIB if memory else None,
+        cpus=sum(cpus.values()) / 100 if cpus else None,
         at=moment(at),
     )
+
+
+def _last_on_hosts(metrics: JobMetrics, measurement: str) -> dict[str, float]:
+    """The sum over each host's tasks of their last values."""
+    metrics = metrics.only(~np.isnan(metrics[measurement]))
+    found: dict[str, float] = {}
+    if len(metrics):
+        for row in np.flatnonzero(np.append(np.diff(metrics.index) != 0, [True])):
+            host = metrics.series[metrics.index[row]].host
+            found[host] = found.get(host, 0.0) + float(metrics[measurement][row])
+    return found
 
 
 def _gpus(metrics: JobMetrics) -> Iterator[float]:

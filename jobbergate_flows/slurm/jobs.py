@@ -160,6 +160,7 @@ class AttemptEnd:
         time_limit: The time limit that it had, in seconds.
         bad_nodes: A node list of Slurm's: what failed.
         unfinished: Of an array, the numbers of the tasks that did not complete.
+        others: Of an array, the names of its tasks' other ends.
     """
 
     name: str
@@ -167,3 +168,9 @@ class AttemptEnd:
     time_limit: float | None = None
     bad_nodes: str | None = None
     unfinished: tuple[int, ...] = ()
+    others: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all its ends that were none of success."""
+        return (self.name, *self.others)

@@ -433,7 +433,9 @@ def _submission(row: sa.Row[Any]) -> Submission:
         values[name] = moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
     values["result_files"] = tuple(values["result_files"])
     if values["ending"] is not None:
-        values["ending"] = AttemptEnd(**{**values["ending"], "unfinished": tuple(values["ending"]["unfinished"])})
+        ending = values["ending"]
+        several = {name: tuple(ending[name]) for name in ("unfinished", "others")}
+        values["ending"] = AttemptEnd(**{**ending, **several})
     return Submission(**values)
 
 

@@ -24,6 +24,8 @@ LISTED = 10_000
 """So many files of a directory are looked at."""
 DIGEST_BELOW = 16 << 20
 """Files of fewer bytes get a checksum."""
+DIGESTED = 1 << 30
+"""So many bytes are read for checksums in all: a run does not wait for those of ten thousand files."""
 _PIECE = 1 << 20
 _CLOCKS_DIFFER = timedelta(seconds=60)
 
@@ -35,7 +37,7 @@ class ResultFile:
     Args:
         path: Relative to the job's directory.
         size: In bytes.
-        digest: `sha256:` and the hex digest; None for a large file, and one that could not be read.
+        digest: `sha256:` and the hex digest; None for a large file, one of too many, and one that could not be read.
     """
 
     path: str
@@ -96,17 +98,19 @@ async def find_results(
     Args:
         patterns, written: As for `select`.
         in_place: The job ran in a directory that was there before it.
-        digest_below: In bytes; 0 for no checksums.
+        digest_below: In bytes; 0 for no checksums. Past `DIGESTED` bytes there are no more.
 
     Raises:
         FileRefused, ClusterUnreachable
     """
+    left = DIGESTED
     entries = await cluster.list_files(job.directory, limit=LISTED)
     since = job.submitted_at if in_place else None
     files = []
     for entry in select(entries, patterns, written=written, since=since):
         found = ResultFile(entry.path, entry.size, entry.modified)
-        if entry.size < digest_below:
+        if entry.size < min(digest_below, left):
+            left -= entry.size
             with contextlib.suppress(FileRefused):
                 found = replace(found, digest=await _digest(cluster, f"{job.directory}/{entry.path}"))
         files.append(found)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobbergate_flows.slurm.arrays import parse_array, spec_of
 from jobbergate_flows.slurm.errors import OptionRefused
-from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus
+from jobbergate_flows.slurm.jobs import AttemptEnd, JobRow, JobStatus, Phase
 from jobbergate_flows.slurm.options import MemoryText, SlurmResources, TimeText, form_properties
+from jobbergate_flows.slurm.states import classify
 from jobbergate_flows.slurm.units import memory_kib, memory_text, time_seconds, time_text
 
 Cause = Literal["out-of-memory", "timeout", "node-failure", "preempted", "failure"]
@@ -90,6 +91,7 @@ def end_of(status: JobStatus, fields: Mapping[str, str]) -> AttemptEnd:
     Args:
         fields: sacct's, by their names; may be empty.
     """
+    failed = [row for row in status.rows if row.array_task_id is not None and not _completed(row)]
     memory = re.search(r"\bmem=([0-9.]+[KMGT]?)", fields.get("AllocTRES") or fields.get("ReqTRES") or "")
     nodes = fields.get("NNodes", "")
     count = int(nodes) if nodes.isascii() and nodes.isdigit() else 0
@@ -99,9 +101,8 @@ def end_of(status: JobStatus, fields: Mapping[str, str]) -> AttemptEnd:
         memory=None if memory is None else _per_node(memory[1], count),
         time_limit=_seconds(limit),
         bad_nodes=_nodes(fields.get("NodeList", "")) if count == 1 else None,
-        unfinished=tuple(
-            row.array_task_id for row in status.rows if row.array_task_id is not None and row.state != "COMPLETED"
-        ),
+        unfinished=tuple(row.array_task_id for row in failed if row.array_task_id is not None),
+        others=tuple(sorted({meaning.name for row in failed if (meaning := classify(row))} - {status.name})),
     )
 
 
@@ -170,8 +171,8 @@ def decide(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[AttemptEnd
         ends: The ends of all attempts, oldest first; at least one.
     """
     *before, last = ends
-    cause = CAUSES.get(last.name)
-    if not policy.retries or cause is None or cause not in policy.on:
+    causes = {CAUSES.get(name) for name in last.names}
+    if not policy.retries or not causes <= policy.on:
         return GivenUp(None)
     if len(ends) >= policy.attempts:
         return GivenUp(f"it was attempt {len(ends)} of {policy.attempts}")
@@ -186,6 +187,17 @@ def _grown(policy: RetryPolicy, resources: SlurmResources, end: AttemptEnd) -> R
     if end.unfinished and resources.array is not None:
         array = spec_of(end.unfinished, parse_array(resources.array).at_once)
         resources = _changed(resources, array=array)
+    reasons = []
+    for name in end.names:
+        grown = _answered(policy, resources, replace(end, name=name))
+        if isinstance(grown, GivenUp):
+            return grown
+        resources = grown.resources
+        reasons.append(grown.reason)
+    return Retry(resources, "; ".join(dict.fromkeys(reasons)))
+
+
+def _answered(policy: RetryPolicy, resources: SlurmResources, end: AttemptEnd) -> Retry | GivenUp:
     match CAUSES.get(end.name):
         case "out-of-memory":
             return _with_more_memory(policy, resources, end)
@@ -226,6 +238,11 @@ def _with_more_time(policy: RetryPolicy, resources: SlurmResources, end: Attempt
         return GivenUp(f"{time_text(before)} is the longest time limit that its retries may ask for")
     more = time_text(after)
     return Retry(_changed(resources, time_limit=more), f"{end.name} after {time_text(before)}, now with {more}")
+
+
+def _completed(row: JobRow) -> bool:
+    meaning = classify(row)
+    return meaning is not None and meaning.phase is Phase.COMPLETED
 
 
 def _per_node(total: str, nodes: int) -> str | None:

@@ -95,6 +95,17 @@ def test_what_was_measured_more_closely_is_taken_before_accountings_samples() ->
     assert of_another.memory.used == 2 * GIB
 
 
+def test_samples_that_missed_the_peak_are_not_taken_before_accountings() -> None:
+    record = a_job(a_step(rss=4 * GIB))
+
+    missed, a_little = (of(record, usages=[Usage("6", "n1", memory=memory)]).memory for memory in (MIB, 4 * GIB - MIB))
+
+    assert missed is not None
+    assert (missed.used, missed.basis) == (4 * GIB, "largest sample")
+    assert a_little is not None
+    assert (a_little.used, a_little.basis) == (4 * GIB - MIB, "measured on each node")
+
+
 def test_a_memory_of_few_samples_says_so() -> None:
     record = a_job(a_step(elapsed=59), elapsed=59)
 

@@ -159,6 +159,23 @@ def test_of_an_array_only_the_tasks_that_did_not_complete_run_again() -> None:
     assert (retry.resources.array, retry.resources.memory) == ("3,5-7%4", "2G")
 
 
+def test_what_an_arrays_tasks_lacked_is_all_asked_for() -> None:
+    end = AttemptEnd("OutOfMemory", unfinished=(1, 2), others=("TimedOut",))
+
+    retry = again(THREE, asked(memory="1G", time_limit="10", array="0-3"), end)
+
+    assert (retry.resources.memory, retry.resources.time_limit, retry.resources.array) == ("2G", "00:20:00", "1-2")
+    assert "OutOfMemory with 1G, now with 2G; TimedOut after 00:10:00, now with 00:20:00" in retry.reason
+
+
+@pytest.mark.parametrize("other", ["Failed", "Cancelled"])
+def test_an_array_is_not_retried_where_one_of_its_tasks_would_not_be(other: str) -> None:
+    array = asked(memory="1G", array="0-3")
+
+    assert given_up(THREE, array, AttemptEnd("OutOfMemory", unfinished=(1, 2), others=(other,))) is None
+    assert given_up(THREE, array, AttemptEnd(other, unfinished=(1, 2), others=("OutOfMemory",))) is None
+
+
 def test_the_request_of_an_attempt_is_the_one_that_was_decided() -> None:
     resources = asked(memory="1G", time_limit="60", array="0-3")
     ends = (AttemptEnd("OutOfMemory", unfinished=(1, 2)), AttemptEnd("TimedOut", unfinished=(2,)))
