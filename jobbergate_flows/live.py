@@ -13,24 +13,19 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
 
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.live_page import LINES, LiveJob, LiveUsage, live_markdown, next_change, progress_of
-from jobbergate_flows.publishing import metrics_reader
+from jobbergate_flows.live_usage import UsageNow
 from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
 from jobbergate_flows.slurm.ledger import SubmissionKey
 from jobbergate_flows.slurm.output import OutputLine, with_task
 from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.session import ClusterSession
-from jobbergate_flows.slurm.steps import allocations_of
-
-if TYPE_CHECKING:
-    from jobbergate_flows.metrics.reading import MetricsFollower
 
 _logger = logging.getLogger(__name__)
 _CLOSING_SECONDS = 20.0
@@ -189,43 +184,6 @@ class LiveReport:
             _logger.warning("The live pages of the run are not current: %s", error)
 
 
-class _UsageOf:
-    """What a running job uses now, by its newest samples."""
-
-    def __init__(self, session: ClusterSession, job: SlurmJob) -> None:
-        self._session = session
-        self._job = job
-        self._follower: MetricsFollower | None = None
-        self._limit: float | None = None
-
-    async def __call__(self, status: JobStatus) -> LiveUsage | None:
-        from jobbergate_flows.metrics.usage import newest_of
-
-        if self._job.array:
-            # Of many tasks no single number says anything.
-            return None
-        follower = self._follower or await self._begin()
-        if follower is None:
-            return None
-        self._follower = follower
-        metrics = await follower.update(datetime.now(UTC))
-        newest = await asyncio.to_thread(newest_of, metrics)
-        return None if newest is None else LiveUsage(newest.memory, self._limit, newest.cpus, newest.at)
-
-    async def _begin(self) -> MetricsFollower | None:
-        from jobbergate_flows.metrics.reading import JobSpan, MetricsFollower
-
-        reader = await metrics_reader()
-        records = await self._session.cluster.steps(self._job.job_id, since=self._job.submitted_at)
-        allocations = allocations_of(records)
-        if reader is None or not allocations:
-            return None
-        [own] = allocations
-        self._limit = own.memory / own.nodes if own.memory else None
-        span = JobSpan(own.raw_id, own.start, datetime.now(UTC), own.job_id)
-        return MetricsFollower(reader, span, only_newest=True)
-
-
 async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun | UUID | None) -> LiveReport | None:
     """The live pages of a run's job; None outside of a run, and where the settings want none."""
     settings = ReportSettings()
@@ -241,7 +199,7 @@ async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun 
         lambda: RunArtifacts.of(flow_run, job.key, call=call),
         job,
         newest=lambda: session.tracker.status_of(job.job_id),
-        read_usage=_UsageOf(session, job) if settings.metrics is not None else None,
+        read_usage=UsageNow(session, job) if settings.metrics is not None else None,
         pace=LivePace(settings.live_seconds, settings.usage_seconds),
         attempt=attempt,
         attempts=attempts,

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from uuid import UUID
 
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.job_metrics import configured_reader, plots_markdown
 from jobbergate_flows.job_pages import summary_markdown
 from jobbergate_flows.metrics.advice import advise
 from jobbergate_flows.metrics.efficiency import Usage, efficiency
 from jobbergate_flows.metrics.report import efficiency_markdown
 from jobbergate_flows.results_page import results_markdown
-from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.steps import JobRecord, allocations_of
-
-if TYPE_CHECKING:
-    from jobbergate_flows.metrics.reading import MetricsReader
 
 _BY_ACCOUNTING = (
     "This is by Slurm's accounting alone. Closer peaks and plots over time need samples of the job: an `InfluxMetrics` "
@@ -30,20 +27,6 @@ _BY_ACCOUNTING = (
 _RECORD_TRIES = 4
 _METRICS_SECONDS = 300.0
 Logger = logging.Logger | logging.LoggerAdapter[Any]
-
-
-async def metrics_reader() -> MetricsReader | None:
-    """The reader of the metrics that the settings name; None where they name none.
-
-    Raises:
-        ValueError: There is no block of that name.
-    """
-    name = ReportSettings().metrics
-    if name is None:
-        return None
-    from jobbergate_flows.blocks.metrics import InfluxMetrics
-
-    return cast(InfluxMetrics, await InfluxMetrics.aload(name)).reader()
 
 
 async def publish_job(
@@ -126,7 +109,7 @@ async def _records(session: ClusterSession, job: SlurmJob) -> list[JobRecord]:
 async def _publish_plots(
     job: SlurmJob, records: Sequence[JobRecord], artifacts: RunArtifacts, task_run_id: UUID | None
 ) -> list[Usage]:
-    reader = await metrics_reader()
+    reader = await configured_reader()
     allocations = allocations_of(records)
     if reader is None or not allocations:
         return []
@@ -135,7 +118,6 @@ async def _publish_plots(
     # A database that answers byte by byte is never silent for as long as its own limit.
     async with asyncio.timeout(_METRICS_SECONDS):
         metrics = await job_metrics(allocations, reader)
-    from jobbergate_flows.job_metrics import plots_markdown
     from jobbergate_flows.metrics.usage import usages_of
 
     await artifacts.add(

@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -29,19 +27,24 @@ from jobbergate_flows.reporting import EventOutbox, JobReporter
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, SlurmJob
 from jobbergate_flows.slurm.states import summarize
 from tests.cluster.events import read_events
+from tests.cluster.http_server import Post, answering
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.waiting import await_until
 
 FILES = Path(__file__).parents[1] / "deployments" / "automations"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Receiver:
     """What a webhook got: subjects and bodies."""
 
-    url: str
     block_id: UUID
-    got: list[dict[str, str]] = field(default_factory=list)
+    posts: Sequence[Post]
+
+    @property
+    def got(self) -> list[dict[str, str]]:
+        """What has come so far."""
+        return [json.loads(post.body) for post in self.posts]
 
     async def subjects(self, count: int) -> list[str]:
         """Wait until so many notifications have come, and return all subjects."""
@@ -62,26 +65,11 @@ def server() -> Iterator[PrefectServer]:
 
 @pytest.fixture
 async def receiver(server: PrefectServer) -> AsyncIterator[Receiver]:
-    got: list[dict[str, str]] = []
-
-    class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_anything: object) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{http.server_port}/"
+    with answering() as (url, posts):
         block = CustomWebhookNotificationBlock(
             name="ops", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"}
         )
-        block_id = await block.save(f"ops-{uuid4().hex}")
-        yield Receiver(url, block_id, got)
-        http.shutdown()
+        yield Receiver(await block.save(f"ops-{uuid4().hex}"), posts)
 
 
 @asynccontextmanager
