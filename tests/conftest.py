@@ -41,7 +41,7 @@ from tests.cluster.influxdb import InfluxServer  # noqa: E402
 from tests.cluster.influxdb import missing as missing_influxdb  # noqa: E402
 from tests.cluster.postgres import PostgresServer, missing_for_postgres  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
-from tests.cluster.site import Site  # noqa: E402
+from tests.cluster.site import API_KEY, Site  # noqa: E402
 from tests.cluster.slurm import SlurmCluster, missing, missing_for_profile  # noqa: E402
 from tests.cluster.worker import WorkerProcess  # noqa: E402
 
@@ -133,6 +133,8 @@ async def site(slurm_cluster: SlurmCluster, prefect_server: PrefectServer, site_
     """One site for the whole session: a second worker on its pool would have a ledger of its own."""
     environment = {
         "PREFECT_API_URL": prefect_server.api_url,
+        # The open-source server takes any; a worker has one where a site's server asks for it.
+        "PREFECT_API_KEY": API_KEY,
         "PREFECT_HOME": str(site_folder / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",

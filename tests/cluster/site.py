@@ -32,6 +32,7 @@ from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
 END_SECONDS = 90
+API_KEY = "the-workers-own-key"
 
 _PAGE = re.compile(r"^.*?-(?=job-script|job-summary|results|live|progress|efficiency|plots)")
 
