@@ -76,10 +76,10 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
         if report is not None:
             report.tell(status)
 
-    async def show_output(lines: Sequence[OutputLine]) -> None:
+    async def show_output(_lines: Sequence[OutputLine]) -> None:
         # Not in the run's logs: there the engine's own are.
         if report is not None:
-            report.add_output(lines)
+            report.heard()
 
     status = await session.wait(job, on_status=show, on_output=show_output)
     await follower.settle()

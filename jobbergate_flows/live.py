@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,16 +21,19 @@ from jobbergate_flows.live_page import LINES, LiveJob, LiveUsage, live_markdown,
 from jobbergate_flows.live_usage import UsageNow
 from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
+from jobbergate_flows.slurm.latest_output import LatestOutput
 from jobbergate_flows.slurm.ledger import SubmissionKey
-from jobbergate_flows.slurm.output import OutputLine, with_task
 from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.session import ClusterSession
 
 _logger = logging.getLogger(__name__)
 _CLOSING_SECONDS = 20.0
-_USAGE_SECONDS = 20.0
+_LOOK_SECONDS = 10.0
 PROGRESS = "progress"
 PAGE = "live"
+
+ReadLines = Callable[[JobStatus], Awaitable[Sequence[str]]]
+"""The last lines of the job's output."""
 
 ReadUsage = Callable[[JobStatus], Awaitable[LiveUsage | None]]
 """What the job uses now; None where nobody knows."""
@@ -59,6 +61,7 @@ class LiveReport:
         open_artifacts: Where they are shown; asked when there is something to show.
         job: The job.
         newest: Its newest status, where that is newer than the one told last: an estimated start changes often.
+        read_lines: Says what it wrote last; None where nobody looks.
         read_usage: Says what it uses; None where there are no metrics.
         pace: How often.
         attempt, attempts: Which of how many there may be; counted from 1.
@@ -70,6 +73,7 @@ class LiveReport:
         job: SlurmJob,
         *,
         newest: Callable[[], JobStatus | None] = lambda: None,
+        read_lines: ReadLines | None = None,
         read_usage: ReadUsage | None = None,
         pace: LivePace | None = None,
         attempt: int = 1,
@@ -80,11 +84,12 @@ class LiveReport:
         self._job = job
         self._newest = newest
         self._attempt, self._attempts = attempt, attempts
+        self._read_lines = read_lines
         self._read_usage = read_usage
         self._pace = pace or LivePace()
         self._status: JobStatus | None = None
         self._limit: int | None = None
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._lines: Sequence[str] = ()
         self._usage: LiveUsage | None = None
         self._usage_at = -float("inf")
         self._happened = asyncio.Event()
@@ -98,9 +103,8 @@ class LiveReport:
         if self._task is None:
             self._task = asyncio.create_task(self._keep_current())
 
-    def add_output(self, lines: Sequence[OutputLine]) -> None:
-        """What the job has written."""
-        self._lines.extend(with_task(lines))
+    def heard(self) -> None:
+        """The job has written something."""
         self._heard.set()
 
     async def close(self) -> None:
@@ -114,12 +118,14 @@ class LiveReport:
             _logger.error("The live pages of the run were not kept current", exc_info=error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
+                await self._look_at_output()
                 await self._show()
 
     async def _keep_current(self) -> None:
         while self._status is not None and not self._status.final:
             self._happened.clear()
             self._heard.clear()
+            await self._look_at_output()
             await self._look_at_usage()
             await self._show()
             await self._wait()
@@ -130,7 +136,8 @@ class LiveReport:
         changes = next_change(self._known(), datetime.now(UTC))
         if self._status.phase is Phase.PENDING:
             changes = self._pace.estimate_seconds
-        elif self._read_usage is not None:
+        else:
+            # Of what it uses nobody tells, nor of output past the limit of what goes into the logs.
             changes = min(changes or self._pace.usage_seconds, self._pace.usage_seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(changes):
@@ -148,10 +155,20 @@ class LiveReport:
         self._usage_at = now
         try:
             # While it is waited for, nothing else is shown.
-            async with asyncio.timeout(_USAGE_SECONDS):
+            async with asyncio.timeout(_LOOK_SECONDS):
                 self._usage = await self._read_usage(self._status)
         except Exception as error:
             _logger.info("What the job uses cannot be read now: %s", str(error) or type(error).__name__)
+
+    async def _look_at_output(self) -> None:
+        assert self._status is not None
+        if self._read_lines is None or self._status.phase is Phase.PENDING:
+            return
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                self._lines = await self._read_lines(self._status)
+        except Exception as error:
+            _logger.info("What the job writes cannot be read now: %s", str(error) or type(error).__name__)
 
     def _known(self) -> LiveJob:
         assert self._status is not None
@@ -166,7 +183,7 @@ class LiveReport:
             self._job,
             status,
             usage=self._usage,
-            lines=tuple(self._lines),
+            lines=self._lines,
             attempt=self._attempt,
             attempts=self._attempts,
         )
@@ -199,6 +216,7 @@ async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun 
         lambda: RunArtifacts.of(flow_run, job.key, call=call),
         job,
         newest=lambda: session.tracker.status_of(job.job_id),
+        read_lines=LatestOutput(session.cluster, job, LINES).look,
         read_usage=UsageNow(session, job) if settings.metrics is not None else None,
         pace=LivePace(settings.live_seconds, settings.usage_seconds),
         attempt=attempt,

@@ -45,7 +45,8 @@ class UsageNow:
         reader = await configured_reader()
         records = await self._session.cluster.steps(self._job.job_id, since=self._job.submitted_at)
         allocations = allocations_of(records)
-        if reader is None or not allocations:
+        if reader is None or len(allocations) != 1:
+            # Nor of the parts of a heterogeneous job.
             return None
         [own] = allocations
         self._limit = own.memory / own.nodes if own.memory else None

@@ -191,7 +191,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
         if report is not None:
-            report.add_output(lines)
+            report.heard()
         entries = in_entries(lines)
         for line, said in zip(entries, with_task(entries), strict=True):
             logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
