@@ -12,6 +12,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Crashed, Failed
 
 from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.flow_output import OwnOutput
 from agent_worker.flow_script import environment_text, flow_job_script
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.applications.job_script import JobScript
@@ -25,7 +26,7 @@ from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
-from jobbergate_flows.slurm.output import OutputLine, tail
+from jobbergate_flows.slurm.output import OutputLine, log_output, tail
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
@@ -76,10 +77,12 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
         if report is not None:
             report.tell(status)
 
-    async def show_output(_lines: Sequence[OutputLine]) -> None:
-        # Not in the run's logs: there the engine's own are.
+    own = OwnOutput()
+
+    async def show_output(lines: Sequence[OutputLine]) -> None:
         if report is not None:
             report.heard()
+        log_output(logger, own.of(lines))
 
     status = await session.wait(job, on_status=show, on_output=show_output)
     await follower.settle()
@@ -165,7 +168,9 @@ async def _submit(
     logger.info("Submitted as Slurm job %s on %s; it runs in %s", job.job_id, job.cluster, job.directory)
     artifacts = await RunArtifacts.of(flow_run, job.key)
     await artifacts.add(
-        "job-script", job_script_markdown(order.script), description="The job script as it was submitted"
+        "job-script",
+        job_script_markdown(order.script, order.arguments),
+        description="The job script as it was submitted",
     )
     return job
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.markdown import code, details, table, text, time_of
@@ -12,9 +13,17 @@ ARRAY_TASKS = 1000
 """So many of an array's tasks are listed."""
 
 
-def job_script_markdown(script: JobScript) -> str:
-    """The job script as submitted, and its supporting files folded below it."""
-    parts = [f"# Job script of {script.name}", code(script.text, "bash"), f"Digest: `{script.digest}`"]
+def job_script_markdown(script: JobScript, arguments: Sequence[str] = ()) -> str:
+    """The job script as submitted, and its supporting files folded below it.
+
+    Args:
+        arguments: The options that sbatch was given beside it: they count more than the script's own.
+    """
+    parts = [f"# Job script of {script.name}", code(script.text, "bash")]
+    if arguments:
+        given = code(shlex.join(["sbatch", *arguments]), "bash")
+        parts.append(f"Submitted with options that count more than the script's own:\n\n{given}")
+    parts.append(f"Digest: `{script.digest}`")
     parts += [details(f"Supporting file {path}", code(content)) for path, content in script.files.items()]
     return "\n\n".join(parts)
 

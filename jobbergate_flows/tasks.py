@@ -52,7 +52,7 @@ from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
-from jobbergate_flows.slurm.output import OutputLine, in_entries, with_task
+from jobbergate_flows.slurm.output import OutputLine, log_output
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.retries import RetryPolicy, check_policy
 from jobbergate_flows.slurm.submission import SubmissionOrder
@@ -160,7 +160,7 @@ async def _submit_job_script(
     artifacts = await _artifacts(job, call)
     await artifacts.add(
         "job-script",
-        job_script_markdown(script),
+        job_script_markdown(script, order.arguments),
         description="The job script as it was submitted",
         task_run_id=_task_run_id(),
     )
@@ -192,9 +192,7 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
     async def show_output(lines: Sequence[OutputLine]) -> None:
         if report is not None:
             report.heard()
-        entries = in_entries(lines)
-        for line, said in zip(entries, with_task(entries), strict=True):
-            logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
+        log_output(logger, lines)
 
     try:
         status = await session.wait(job, on_status=show_status, on_output=show_output)
