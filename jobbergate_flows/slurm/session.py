@@ -309,6 +309,12 @@ class ClusterSession:
         """The job's end was told to whoever waits for it: the next submission of its call is a new attempt."""
         await asyncio.to_thread(self.ledger.mark_told, job.key)
 
+    async def mark_run_told(self, flow_run_id: str, kind: str) -> None:
+        """The ends of all of a flow run's jobs of that kind were told; see `mark_told`."""
+        for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
+            if row.kind == kind and row.status is SubmissionStatus.FINAL and row.job is not None and not row.told:
+                await self.mark_told(row.job)
+
     async def remove_secret(self, job: SlurmJob) -> None:
         """Remove the file that held what must not be in the script, or see to it that the log names it."""
         row = await asyncio.to_thread(self.ledger.get, job.key)
