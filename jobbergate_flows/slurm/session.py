@@ -24,6 +24,7 @@ from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLi
 from jobbergate_flows.slurm.results import DIGEST_BELOW, Results, find_results
 from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of
 from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
     SubmissionOrder,
@@ -36,7 +37,7 @@ from jobbergate_flows.slurm.tracker import JobTracker
 
 _logger = logging.getLogger(__name__)
 _OUTPUT_SECONDS = 3.0
-_DETAIL_TRIES = 4
+_ACCOUNTING_TRIES = 4
 
 
 class ClusterSession:
@@ -215,7 +216,7 @@ class ClusterSession:
         Accounting knows a short job's state before its partition and limits: it is asked again for some seconds.
         """
         details = JobDetails()
-        for _ in range(_DETAIL_TRIES):
+        for _ in range(_ACCOUNTING_TRIES):
             try:
                 details = await self.cluster.details(job.job_id, since=job.submitted_at)
             except ClusterUnreachable:
@@ -224,6 +225,23 @@ class ClusterSession:
                 return details
             await asyncio.sleep(1)
         return details
+
+    async def records(self, job: SlurmJob) -> list[JobRecord]:
+        """What accounting keeps of an ended job and of its steps; empty where it has nothing.
+
+        It knows a short job's state before its request and the end of its steps: it is asked again for some seconds.
+
+        Raises:
+            ClusterUnreachable
+        """
+        records: list[JobRecord] = []
+        for attempt in range(_ACCOUNTING_TRIES):
+            if attempt:
+                await asyncio.sleep(1)
+            records = await self.cluster.steps(job.job_id, since=job.submitted_at)
+            if records and all(_is_whole(record) for record in records):
+                break
+        return records
 
     async def results(
         self, job: SlurmJob, patterns: Sequence[str] = (), *, digest_below: int = DIGEST_BELOW
@@ -260,7 +278,10 @@ class ClusterSession:
         if row is None or row.retries is None or row.asked is None or row.cancel_requested:
             return GivenUp(None)
         policy, asked = RetryPolicy.model_validate(row.retries), SlurmResources.model_validate(row.asked)
-        end = end_of(status, (await self.details(job)).fields)
+        try:
+            end = end_of(status, await self.records(job))
+        except ClusterUnreachable:
+            end = end_of(status)
         ends = await asyncio.to_thread(self.ledger.attempts_before, row.scope, row.call, row.attempt)
         decided = decide(policy, asked, (*ends, end))
         if isinstance(decided, Retry):
@@ -320,3 +341,9 @@ class ClusterSession:
         row = await asyncio.to_thread(self.ledger.get, job.key)
         if row is not None:
             await remove_secret(self.cluster, row)
+
+
+def _is_whole(record: JobRecord) -> bool:
+    ended = record.end is not None or record.start is None
+    # A job of no Slurm's has requested nothing.
+    return ended and bool(record.requested or not record.raw_id)
