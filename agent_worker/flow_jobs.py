@@ -101,7 +101,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
         if status.phase is not Phase.COMPLETED:
             await _forward_tail(session, job, logger)
         if not ending.is_cancelled():
-            decided = await session.next_attempt(job, status)
+            decided = await session.next_attempt(job, status, on_wait=logger.warning)
             ending = state_after(ending, job, decided, datetime.now(UTC))
         if not ending.is_scheduled() and not _says(run.state, ending):
             await force_state(flow_run.id, ending)

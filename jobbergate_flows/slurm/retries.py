@@ -166,6 +166,16 @@ def request_after(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[Att
     return resources.model_copy(update={"requeue": False}) if policy.retries else resources
 
 
+def refusal(policy: RetryPolicy, ends: Sequence[AttemptEnd]) -> GivenUp | None:
+    """Why there is no other attempt, whatever the ones before had; None where that decides. Arguments as `decide`'s."""
+    causes = {CAUSES.get(name) for name in ends[-1].names}
+    if not policy.retries or not causes <= policy.on:
+        return GivenUp(None)
+    if len(ends) >= policy.attempts:
+        return GivenUp(f"it was attempt {len(ends)} of {policy.attempts}")
+    return None
+
+
 def decide(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[AttemptEnd]) -> Retry | GivenUp:
     """Whether there is another attempt after these ends, of which the last is new.
 
@@ -174,11 +184,8 @@ def decide(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[AttemptEnd
         ends: The ends of all attempts, oldest first; at least one.
     """
     *before, last = ends
-    causes = {CAUSES.get(name) for name in last.names}
-    if not policy.retries or not causes <= policy.on:
-        return GivenUp(None)
-    if len(ends) >= policy.attempts:
-        return GivenUp(f"it was attempt {len(ends)} of {policy.attempts}")
+    if (refused := refusal(policy, ends)) is not None:
+        return refused
     decided = _grown(policy, request_after(policy, asked, before), last)
     if isinstance(decided, GivenUp):
         return decided
@@ -284,6 +291,7 @@ __all__ = [
     "check_policy",
     "decide",
     "end_of",
+    "refusal",
     "request_after",
     "retries_schema",
 ]

@@ -21,8 +21,9 @@ from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus, Known, SlurmJob, 
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
+from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.results import DIGEST_BELOW, Results, find_results
-from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of
+from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of, refusal
 from jobbergate_flows.slurm.states import summarize
 from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.submission import (
@@ -36,6 +37,8 @@ from jobbergate_flows.slurm.submission import (
 from jobbergate_flows.slurm.tracker import JobTracker
 
 _logger = logging.getLogger(__name__)
+RECORDS_SECONDS = 300.0
+"""So long accounting is waited for before it is decided without it whether a job is submitted again."""
 _OUTPUT_SECONDS = 3.0
 _ACCOUNTING_TRIES = 4
 
@@ -269,20 +272,36 @@ class ClusterSession:
         """How the attempts ended because of which this one is made; none where a person began it."""
         return await asyncio.to_thread(self.ledger.attempts_before, key.scope, key.call, key.attempt)
 
-    async def next_attempt(self, job: SlurmJob, status: JobStatus) -> Retry | GivenUp:
+    async def next_attempt(
+        self, job: SlurmJob, status: JobStatus, *, on_wait: Callable[[str], None] | None = None
+    ) -> Retry | GivenUp:
         """Whether a job that has ended is submitted again, by the policy with which it was submitted.
 
-        The ledger keeps a retry: the next submission of its call asks for what is decided here.
+        What the job had is asked of accounting, which is waited for, for `RECORDS_SECONDS` at most. The ledger keeps a
+        retry: the next submission of its call asks for what is decided here.
+
+        Args:
+            on_wait: Told why it takes longer, and what is then missing; otherwise it is logged.
         """
         row = await asyncio.to_thread(self.ledger.get, job.key)
         if row is None or row.retries is None or row.asked is None or row.cancel_requested:
             return GivenUp(None)
         policy, asked = RetryPolicy.model_validate(row.retries), SlurmResources.model_validate(row.asked)
-        try:
-            end = end_of(status, await self.records(job))
-        except ClusterUnreachable:
-            end = end_of(status)
         ends = await asyncio.to_thread(self.ledger.attempts_before, row.scope, row.call, row.attempt)
+        if (refused := refusal(policy, (*ends, end_of(status)))) is not None:
+            return refused
+
+        def say(why: str) -> None:
+            (on_wait or _logger.warning)(f"Whether job {job.job_id} is retried is decided {why}")
+
+        try:
+            records = await patiently(
+                lambda: self.records(job), lambda why: say(f"later: {why}"), seconds=RECORDS_SECONDS
+            )
+        except ClusterUnreachable as error:
+            say(f"without what accounting knows of it: {error.message}")
+            records = []
+        end = end_of(status, records)
         decided = decide(policy, asked, (*ends, end))
         if isinstance(decided, Retry):
             await asyncio.to_thread(self.ledger.mark_retried, job.key, end)
