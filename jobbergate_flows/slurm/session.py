@@ -321,8 +321,10 @@ class ClusterSession:
         """Ask for the end of all unfinished submissions of a flow run, and return them.
 
         One that Slurm does not have yet is given up, or cancelled as soon as it is found. One whose job is over but
-        whose end was not told yet is returned too: whoever is telling it goes on.
+        whose end was not told yet is returned too: whoever is telling it goes on. Retries that were decided before are
+        forgotten: whoever starts the run again begins anew.
         """
+        await asyncio.to_thread(self.ledger.forget_retries, flow_run_id)
         rows = []
         for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
             if row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED):

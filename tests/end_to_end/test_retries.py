@@ -130,7 +130,7 @@ echo >> {tmp_path}/ran-$SLURM_ARRAY_TASK_ID
 
 
 @pytest.mark.slurm
-async def test_a_run_that_waits_for_its_retry_can_be_cancelled(
+async def test_a_run_that_waits_for_its_retry_can_be_cancelled_and_begun_anew(
     site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
 ) -> None:
     deployed = await site.deploy(script_application(tmp_path, tmp_path.name, hungry(tmp_path, 400)))
@@ -142,6 +142,12 @@ async def test_a_run_that_waits_for_its_retry_can_be_cancelled(
 
     assert run.state_name == "Cancelled"
     assert len(site.slurm_jobs(run_id)) == 1
+
+    (tmp_path / f"began-{site.submissions(run_id)[0].job_id}-100").unlink()
+    await site.retry(run_id)
+    await began(tmp_path, 100)
+    await site.cancel(run_id)
+    assert (await site.end(run_id)).state_name == "Cancelled"
 
 
 @pytest.mark.slurm

@@ -332,6 +332,26 @@ async def test_accounting_is_not_asked_for_what_is_not_retried_anyway(
     assert await next_attempt(session, job) == GivenUp(None)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["back in the queue", "on its way there"])
+async def test_a_run_that_is_cancelled_while_it_waits_for_its_retry_begins_anew_when_a_person_starts_it_again(
+    session: ClusterSession, cluster: FaultyCluster, site: Site, told: bool
+) -> None:
+    job = await an_ended_job(session, site, attempts=2)
+    cluster.accounted = HAD_A_GIGABYTE
+    assert isinstance(await next_attempt(session, job), Retry)
+    if told:
+        await session.mark_told(job)
+
+    await session.cancel_flow_run("run")
+
+    await session.mark_told(job)
+    again = await session.key("run", "job")
+    assert (again.attempt, await session.ends_before(again)) == (1, ())
+    second = await an_ended_job(session, site, attempts=2)
+    assert second.job_id != job.job_id
+    assert isinstance(await next_attempt(session, second), Retry)
+
+
 async def test_a_secret_is_removed(session: ClusterSession, ledger: Ledger, site: Site) -> None:
     order = replace(site.order(await session.key("run", "script"), "true"), secret="s3cret")
     job = await session.submit(order)
