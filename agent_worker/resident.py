@@ -18,7 +18,7 @@ from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_r
 from jobbergate_flows.flows import run_application
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
-from jobbergate_flows.slurm.ledger import SubmissionStatus
+from jobbergate_flows.slurm.ledger import Submission, SubmissionStatus
 from jobbergate_flows.slurm.session import ClusterSession
 
 _logger = logging.getLogger(__name__)
@@ -88,23 +88,24 @@ async def finish_jobs(session: ClusterSession, flow_run: FlowRun) -> None:
     for row in await asyncio.to_thread(session.ledger.of_flow_run, str(flow_run.id)):
         if row.told or row.status in (SubmissionStatus.REFUSED, SubmissionStatus.CANCELLED):
             continue
-        job = row.job or await session.settle_cancelled(row)
-        if job is not None:
-            await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
-            await session.remove_secret(job)
-            await session.mark_told(job)
+        await _finish(session, flow_run, row)
 
 
 async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
     """Wait for the end of a cancelled run's jobs, and end the run. For runs without a coroutine of their own."""
     for row in await session.cancel_flow_run(str(flow_run.id)):
-        job = row.job or await session.settle_cancelled(row)
-        if job is not None:
-            await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
-            await session.remove_secret(job)
-            await session.mark_told(job)
+        await _finish(session, flow_run, row)
     await mark_cancelled(flow_run.id, "Cancelled with its job")
     await end_task_runs(flow_run.id, "The run was cancelled.")
+
+
+async def _finish(session: ClusterSession, flow_run: FlowRun, row: Submission) -> None:
+    """Wait for the end of one submission, whose job may have to be found first, and leave nothing of it open."""
+    job = row.job or await session.settle_cancelled(row)
+    if job is not None:
+        await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
+        await session.remove_secret(job)
+        await session.mark_told(job)
 
 
 async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> State[Any]:
