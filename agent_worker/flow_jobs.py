@@ -42,8 +42,8 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[
     What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
 
     Returns:
-        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended;
-        None otherwise.
+        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended,
+        and before the job's end is marked told; None otherwise.
     """
     session = await session_for()
     logger = flow_run_logger(flow_run)
@@ -60,6 +60,12 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[
         await force_state(flow_run.id, Failed(message=f"The flow's job was not submitted: {error}"))
         return None
     return await follow(session, flow_run, job)
+
+
+async def finish(session: ClusterSession, flow_run: FlowRun) -> State[Any] | None:
+    """Settle a run that is over itself with its job, where that has one whose end was not told. Returns as `live`."""
+    job = await session.job_of(str(flow_run.id), "flow")
+    return None if job is None else await follow(session, flow_run, job)
 
 
 async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> State[Any] | None:
@@ -98,17 +104,19 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
         if status.phase is not Phase.COMPLETED:
             await _forward_tail(session, job, logger)
         if not ending.is_cancelled():
-            decided = await session.next_attempt(job, status)
+            decided = await session.next_attempt(job, status, on_wait=logger.warning)
             ending = state_after(ending, job, decided, datetime.now(UTC))
-        if not ending.is_scheduled():
+        if not ending.is_scheduled() and not _says(run.state, ending):
             await force_state(flow_run.id, ending)
     try:
         await publish_job(session, job, status, await RunArtifacts.of(flow_run, job.key), logger, results=False)
     except Exception:
         # The run's next attempt matters more than the pages of this one.
         logger.exception("Job %s has not all of its pages", job.job_id)
+    if ending is not None and ending.is_scheduled():
+        return ending
     await session.mark_told(job)
-    return ending if ending is not None and ending.is_scheduled() else None
+    return None
 
 
 def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> State[Any] | None:
@@ -129,6 +137,11 @@ def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> Sta
     if status.phase is Phase.COMPLETED:
         return Crashed(message=f"Slurm job {job.job_id} is {status.message}, but the flow did not report its end")
     return state_for(status, job)
+
+
+def _says(current: State[Any] | None, ending: State[Any]) -> bool:
+    """Whether an earlier life has told that end: setting it again would be another event of it."""
+    return current is not None and (current.name, current.message) == (ending.name, ending.message)
 
 
 async def _submit(

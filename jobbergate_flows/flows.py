@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
+from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Failed
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -80,7 +81,7 @@ async def _run(
     await apublish_results(job, return_state=True)
     status = outcome.status if isinstance(outcome, JobFailed) else outcome
     session = await session_for()
-    decided = await session.next_attempt(job, status)
+    decided = await session.next_attempt(job, status, on_wait=get_run_logger().warning)
     if entered_session() is None:
         # Our worker does that itself, once the server has the run's end.
         await session.mark_told(job)

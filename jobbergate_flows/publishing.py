@@ -24,7 +24,6 @@ _BY_ACCOUNTING = (
     "This is by Slurm's accounting alone. Closer peaks and plots over time need samples of the job: an `InfluxMetrics` "
     "block, named in the worker's setting `METRICS`, and a job that lives for some of them."
 )
-_RECORD_TRIES = 4
 _METRICS_SECONDS = 300.0
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -62,8 +61,7 @@ async def publish_job(
             logger.warning("Job %s has no %s: %s", job.job_id, what, _words(error))
 
     async def publish_use() -> None:
-        # Accounting has a short job's steps some moments after its end.
-        records = await _records(session, job)
+        records = await session.records(job)
         usages: Sequence[Usage] = ()
         if records:
             try:
@@ -93,17 +91,6 @@ async def publish_job(
     await page("efficiency report", publish_use)
     if results:
         await page("list of results", publish_results)
-
-
-async def _records(session: ClusterSession, job: SlurmJob) -> list[JobRecord]:
-    records: list[JobRecord] = []
-    for attempt in range(_RECORD_TRIES):
-        if attempt:
-            await asyncio.sleep(1)
-        records = await session.cluster.steps(job.job_id, since=job.submitted_at)
-        if records and all(record.end is not None for record in records if record.start is not None):
-            break
-    return records
 
 
 async def _publish_plots(

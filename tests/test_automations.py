@@ -22,10 +22,12 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry, Completed, Crashed, Running
 
 from jobbergate_flows.reporting import EventOutbox, JobReporter
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, SlurmJob
 from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.states import state_for
 from tests.cluster.events import read_events
 from tests.cluster.http_server import Post, answering
 from tests.cluster.prefect_server import PrefectServer
@@ -160,6 +162,24 @@ async def test_a_failed_job_notifies_once_for_each_job(
 
     assert sorted(subjects) == ["mine of alice: Failed", "slow of alice: TimedOut"]
     assert all(f"Run: {run.name} http" in one["body"] and str(run.id) in one["body"] for one in receiver.got)
+
+
+async def test_a_failed_run_notifies_once_whatever_attempts_it_had(
+    server: PrefectServer, receiver: Receiver, tmp_path: Path
+) -> None:
+    run, fine, lost = [await a_run() for _ in range(3)]
+    async with applied(server, tmp_path, "failed-run", receiver.block_id), get_client() as client:
+        await client.set_flow_run_state(fine.id, Completed(), force=True)
+        for _ in range(2):
+            await client.set_flow_run_state(run.id, Running(), force=True)
+            await tell("large", "OUT_OF_MEMORY", run=run)
+            await client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+        await client.set_flow_run_state(run.id, state_for(status("OUT_OF_MEMORY")), force=True)
+        await client.set_flow_run_state(lost.id, Crashed(), force=True)
+        subjects = await receiver.subjects(2)
+
+    assert sorted(subjects) == sorted([f"{run.name}: OutOfMemory", f"{lost.name}: Crashed"])
+    assert any("used more memory" in one["body"] and str(run.id) in one["body"] for one in receiver.got)
 
 
 async def test_out_of_memory_notifies(server: PrefectServer, receiver: Receiver, tmp_path: Path) -> None:
