@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from prefect.states import AwaitingRetry, Cancelling
 from jobbergate_flows.applications import Application
 from jobbergate_flows.deployments import DeployedApplication, adeploy_application
 from jobbergate_flows.slurm.ledger import Ledger, Submission
+from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -196,6 +198,43 @@ class Site:
 
     def worker_log(self) -> str:
         return self.worker.log.read_text(errors="replace")[-4000:]
+
+
+@asynccontextmanager
+async def running_site(
+    slurm: SlurmCluster,
+    server: PrefectServer,
+    folder: Path,
+    pool: str,
+    more_environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Site]:
+    """A site whose worker runs, in a folder and with a pool of its own: two workers of one pool have one ledger."""
+    environment = {
+        "PREFECT_API_URL": server.api_url,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": "slurm",
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_LEDGER": str(folder / "ledger.sqlite3"),
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
+        # The worker looks at itself five times as often.
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_HEALTH_SECONDS": "60",
+        "SLURM_CONF": str(slurm.conf),
+        "HOME": os.environ.get("HOME", "/root"),
+        # Where a test may put another sbatch before Slurm's.
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        **(more_environment or {}),
+    }
+    worker = WorkerProcess(pool, folder, environment)
+    made = Site(slurm, folder, pool, worker, environment)
+    made.jobs.mkdir()
+    made.programs.mkdir()
+    await made.make_pool()
+    worker.start()
+    try:
+        yield made
+    finally:
+        worker.stop()
 
 
 def message(run: FlowRun) -> str:

@@ -46,16 +46,17 @@ def missing_for_profile() -> list[str]:
 class SlurmCluster:
     """One machine's Slurm: `with SlurmCluster() as cluster: ...`.
 
-    One node of 16 CPUs (more than the machine may have), the partitions `debug` (default) and `small` (2 CPUs), the
+    A node of 16 CPUs (more than the machine may have), the partitions `debug` (default) and `small` (2 CPUs), the
     account `test` with root in it; associations and limits are enforced. A time limit ends a job 60 to 90 seconds after
     its first minute at the earliest: Slurm's own grain.
 
     Args:
         name: Slurm's ClusterName.
         profile: An InfluxDB to which the jobs' metrics are written, sampled every second.
+        nodes: How many nodes there are, `node1` and on, all of them this machine.
     """
 
-    def __init__(self, name: str | None = None, *, profile: InfluxServer | None = None) -> None:
+    def __init__(self, name: str | None = None, *, profile: InfluxServer | None = None, nodes: int = 1) -> None:
         # The paths of Unix sockets are short: so is the folder's.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -63,7 +64,8 @@ class SlurmCluster:
         self.name = name or f"test{os.getpid()}"
         self._profile = profile
         self.conf = self.folder / "slurm.conf"
-        self._controller_port, self._node_port, self._accounting_port, self._database_port = free_ports(4)
+        self._controller_port, self._accounting_port, self._database_port, *node_ports = free_ports(3 + nodes)
+        self._nodes = {f"node{number}": port for number, port in enumerate(node_ports, 1)}
         # In the order in which they start.
         self.services = {
             name: Service(
@@ -132,7 +134,9 @@ class SlurmCluster:
         guard.forget("folder", str(self.folder))
 
     def start_service(self, name: str) -> None:
-        """Start `munged`, `mariadbd`, `slurmdbd`, `slurmctld` or `slurmd`, and wait until it answers."""
+        """Start `munged`, `mariadbd`, `slurmdbd`, `slurmctld`, `slurmd` (of `node1`) or `slurmd-node2`, and wait until
+        it answers.
+        """
         service = self.services[name]
         service.start()
         service.wait_ready(lambda: self._answers(name))
@@ -149,11 +153,11 @@ class SlurmCluster:
         self.services[name].resume()
 
     def lose_node(self) -> None:
-        """Have the only node down: its jobs end as NODE_FAIL."""
+        """Have `node1` down: its jobs end as NODE_FAIL."""
         self.run("scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=test")
 
     def regain_node(self) -> None:
-        """Have the node back, and wait until it takes jobs."""
+        """Have `node1` back, and wait until it takes jobs."""
         # Refused where it is back already: it registers again by itself.
         self.run("scontrol", "update", "NodeName=node1", "State=RESUME", check=False)
         wait_until(lambda: self._answers("slurmd"), 60, "the node")
@@ -178,16 +182,17 @@ class SlurmCluster:
         )
 
     def _answers(self, name: str) -> bool:
+        service, _, node = name.partition("-")
         questions = {
             "munged": ("munge", f"--socket={self._munge}", "--no-input"),
             "mariadbd": ("mariadb-admin", "--no-defaults", f"--socket={self._database}", "ping"),
             "slurmdbd": ("sacctmgr", "-n", "show", "cluster"),
             "slurmctld": ("scontrol", "ping"),
-            "slurmd": ("sinfo", "--noheader", "--partition=debug", "--format=%t"),
+            "slurmd": ("sinfo", "--noheader", "--partition=debug", f"--nodes={node or 'node1'}", "--format=%t"),
         }
-        done = self._run(*questions[name])
+        done = self._run(*questions[service])
         # A node that does not answer has a star or an exclamation mark after its state.
-        return done.returncode == 0 and (name != "slurmd" or done.stdout.strip() in {"idle", "mix", "alloc", "comp"})
+        return done.returncode == 0 and (service != "slurmd" or done.stdout.strip() in {"idle", "mix", "alloc", "comp"})
 
     @property
     def _munge(self) -> Path:
@@ -233,7 +238,14 @@ class SlurmCluster:
             ),
             ("slurmdbd", None, ["slurmdbd", "-D"]),
             ("slurmctld", None, ["slurmctld", "-D", "-i"]),
-            ("slurmd", None, ["slurmd", "-D", "-N", "node1", "-f", str(self.conf)]),
+            *(
+                (
+                    "slurmd" if node == "node1" else f"slurmd-{node}",
+                    None,
+                    ["slurmd", "-D", "-N", node, "-f", str(self.conf)],
+                )
+                for node in self._nodes
+            ),
         ]
 
     def _add_associations(self) -> None:
@@ -275,9 +287,12 @@ class SlurmCluster:
                 folder=self.folder,
                 munge=self._munge,
                 controller=self._controller_port,
-                node=self._node_port,
                 accounting=self._accounting_port,
-                cpus=CPUS,
+                nodes="\n".join(
+                    f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} RealMemory=4000"
+                    " State=UNKNOWN"
+                    for node, port in self._nodes.items()
+                ),
                 seconds=2 if self._profile is None else 1,
             )
         )
@@ -331,15 +346,14 @@ _SLURM_CONF = """\
 ClusterName={name}
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser=slurm
 AuthType=auth/munge
 AuthInfo=socket={munge}
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/state/slurmctld.pid
-SlurmdPidFile={folder}/spool/slurmd.pid
+SlurmdPidFile={folder}/spool/%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -361,7 +375,7 @@ OverTimeLimit=0
 MinJobAge=300
 MessageTimeout=10
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node} CPUs={cpus} RealMemory=4000 State=UNKNOWN
-PartitionName=debug Nodes=node1 Default=YES MaxTime=60 State=UP
+{nodes}
+PartitionName=debug Nodes=ALL Default=YES MaxTime=60 State=UP
 PartitionName=small Nodes=node1 MaxTime=60 MaxCPUsPerNode=2 State=UP
 """
