@@ -23,11 +23,13 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
+from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
@@ -48,6 +50,7 @@ from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.run_labels import label_run
+from jobbergate_flows.run_logs import LogOutbox
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
@@ -190,11 +193,30 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
             report.tell(status)
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
+        entries = in_entries(lines)
+        levels = [logging.WARNING if line.stream == "stderr" else logging.INFO for line in entries]
+        said = list(zip(levels, with_task(entries), strict=True))
+        if (flow_run_id := _flow_run_id()) is not None:
+            # The ledger then says that these lines were handed over: so the server must have them.
+            await LogOutbox.here().send(
+                [
+                    LogCreate.model_validate(
+                        {
+                            "name": logger.name,
+                            "level": level,
+                            "message": text,
+                            "timestamp": datetime.now(UTC),
+                            "flow_run_id": flow_run_id,
+                            "task_run_id": _task_run_id(),
+                        }
+                    )
+                    for level, text in said
+                ]
+            )
+        for level, text in said:
+            logger.log(level, "%s", text, extra={"send_to_api": False})
         if report is not None:
             report.add_output(lines)
-        entries = in_entries(lines)
-        for line, said in zip(entries, with_task(entries), strict=True):
-            logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
 
     try:
         status = await session.wait(job, on_status=show_status, on_output=show_output)

@@ -42,7 +42,12 @@ from tests.cluster.influxdb import missing as missing_influxdb  # noqa: E402
 from tests.cluster.postgres import PostgresServer, missing_for_postgres  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.site import Site, running_site  # noqa: E402
-from tests.cluster.slurm import SlurmCluster, missing, missing_for_profile  # noqa: E402
+from tests.cluster.slurm import (  # noqa: E402
+    SlurmCluster,
+    missing,
+    missing_for_memory_limits,
+    missing_for_profile,
+)
 
 guard.watch("folder", str(_HOME))
 
@@ -75,6 +80,14 @@ def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
     _need(request, "no real Slurm here", missing())
     with SlurmCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def memory_limits(request: pytest.FixtureRequest) -> None:
+    """That a Slurm of its own can limit its jobs' memory here."""
+    if lacking := missing_for_memory_limits():
+        # Elsewhere it is Slurm's word alone: see `SlurmCluster.end_out_of_memory`.
+        pytest.skip(f"no limits on memory here: {', '.join(lacking)} missing")
 
 
 @pytest.fixture(scope="session")

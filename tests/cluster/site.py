@@ -21,7 +21,8 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import FlowRun, Log, State, TaskRun
+from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import AwaitingRetry, Cancelling
 
@@ -127,9 +128,13 @@ class Site:
         await await_until(left, 20, "the run's new life")
 
     async def logs(self, run_id: UUID) -> list[str]:
+        return [log.message for log in await self.log_entries(run_id)]
+
+    async def log_entries(self, run_id: UUID) -> list[Log]:
         async with get_client() as client:
-            logs = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200)
-        return [log.message for log in logs]
+            return await client.read_logs(
+                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200, sort=LogSort.TIMESTAMP_ASC
+            )
 
     async def logged(self, run_id: UUID, text: str, timeout: float = 30) -> list[str]:
         """Wait for a line in the run's logs: they reach the server some seconds later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
@@ -36,8 +37,19 @@ async def two_nodes(
 ) -> AsyncIterator[Site]:
     """A site whose Slurm has two nodes."""
     folder = tmp_path_factory.mktemp("two")
-    with SlurmCluster(f"{slurm_cluster.name}two", nodes=2) as slurm:
+    with SlurmCluster(f"{slurm_cluster.name}two", nodes=("node1", "node2")) as slurm:
         async with running_site(slurm, prefect_server, folder, "two-nodes") as made:
+            yield made
+
+
+@pytest.fixture
+async def limited(
+    memory_limits: None, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Site]:
+    """A site where the kernel ends what uses more memory than it asked for."""
+    name = f"limits{os.getpid()}"
+    with SlurmCluster(name, nodes=[name], limits_memory=True) as slurm:
+        async with running_site(slurm, prefect_server, tmp_path_factory.mktemp("limited"), "limited") as made:
             yield made
 
 
@@ -118,6 +130,26 @@ async def test_out_of_memory_is_answered_with_more_until_it_is_enough(
         "out-of-memory",
         "completed",
     ]
+
+
+@pytest.mark.slurm
+async def test_what_the_kernel_ends_for_its_memory_runs_again_with_more(limited: Site, tmp_path: Path) -> None:
+    program = "held = bytearray(300 << 20); held[::4096] = b'x' * len(held[::4096]); print('it was enough')"
+    script = f'#!/bin/bash\n#SBATCH --mem=100M\nexec {sys.executable} -c "{program}"\n'
+    deployed = await limited.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await limited.start(deployed, retries={**THREE, "memory_factor": 4})
+    run = await limited.end(run_id)
+
+    assert run.state_name == "Completed", message(run)
+    await limited.logged(run_id, "it was enough")
+    assert [row.final_state for row in limited.submissions(run_id)] == ["OutOfMemory", "Completed"]
+    asked = [
+        limited.slurm.run("sacct", "-X", "-n", "-P", "-o", "ReqMem,State", "-j", job) for job in jobs(limited, run_id)
+    ]
+    assert [line.strip() for line in asked] == ["100M|OUT_OF_MEMORY", "400M|COMPLETED"]
+    assert "ran out of its memory of 100 MiB: ask for more" in (await limited.pages(run_id, "efficiency"))[0]
+    await pages_of_each_attempt(limited, run_id)
+    assert await told(run_id, "out-of-memory", "completed") == ["out-of-memory", "completed"]
 
 
 @pytest.mark.slurm
