@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 from weakref import WeakKeyDictionary
 
 import httpx
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import LogCreate
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
@@ -22,6 +22,7 @@ from jobbergate_flows.reporting import settings_alone
 
 _GATHER_SECONDS = 0.5
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0, 15.0)
+_IDLE_SECONDS = 30.0
 _BATCH = 500
 
 
@@ -38,6 +39,7 @@ class LogOutbox:
 
     def __init__(self) -> None:
         self._waiting: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
         self._sending: asyncio.Task[None] | None = None
 
     @classmethod
@@ -50,47 +52,76 @@ class LogOutbox:
         """Return when the server has these lines. Nothing is sent where the settings want no logs there.
 
         Raises:
-            httpx.HTTPError, RuntimeError: It has not taken them for most of a minute, or refuses them.
+            httpx.HTTPError: It has not taken them for most of a minute, or refuses them.
         """
         if not logs or not get_current_settings().logging.to_api.enabled:
             return
         waiting = _Waiting(logs, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        self._arrived.set()
         if self._sending is None or self._sending.done():
             self._sending = asyncio.create_task(self._send_all(), context=settings_alone())
+            self._sending.add_done_callback(self._give_back)
         await waiting.sent
 
     async def _send_all(self) -> None:
-        while self._waiting:
-            # What other jobs say meanwhile goes along.
-            await asyncio.sleep(_GATHER_SECONDS)
-            batch = [self._waiting.popleft()]
-            while self._waiting and sum(len(one.logs) for one in batch) < _BATCH:
-                batch.append(self._waiting.popleft())
+        # A client of its own, as those of runs are closed with their runs; and kept, as it costs 24 ms to make one.
+        async with get_client(httpx_settings={}) as client:
+            while await self._something():
+                # What other jobs say meanwhile goes along.
+                await asyncio.sleep(_GATHER_SECONDS)
+                batch = [self._waiting.popleft()]
+                while self._waiting and sum(len(one.logs) for one in batch) < _BATCH:
+                    batch.append(self._waiting.popleft())
+                try:
+                    await _post(client, [log for one in batch for log in one.logs])
+                except BaseException as error:
+                    _settle(batch, error)
+                    if not isinstance(error, Exception):
+                        raise
+                else:
+                    _settle(batch, None)
+            # What arrives while the client is being closed has a new task.
+            self._sending = None
+
+    async def _something(self) -> bool:
+        while not self._waiting:
+            self._arrived.clear()
             try:
-                await _post([log for one in batch for log in one.logs])
-            except Exception as error:
-                for one in batch:
-                    if not one.sent.done():
-                        one.sent.set_exception(error)
-            else:
-                for one in batch:
-                    if not one.sent.done():
-                        one.sent.set_result(None)
+                await asyncio.wait_for(self._arrived.wait(), _IDLE_SECONDS)
+            except TimeoutError:
+                return False
+        return True
+
+    def _give_back(self, sending: asyncio.Task[None]) -> None:
+        """Nobody waits for lines that a dead task would have sent."""
+        if sending.cancelled() or (error := sending.exception()) is None:
+            return
+        _settle(self._waiting, error)
+        self._waiting.clear()
 
 
-async def _post(logs: Sequence[LogCreate]) -> None:
+def _settle(batch: Iterable[_Waiting], error: BaseException | None) -> None:
+    for one in batch:
+        if one.sent.done():
+            continue
+        if error is None:
+            one.sent.set_result(None)
+        elif isinstance(error, Exception):
+            one.sent.set_exception(error)
+        else:
+            one.sent.cancel()
+
+
+async def _post(client: PrefectClient, logs: Sequence[LogCreate]) -> None:
     for delay in (*_RETRY_SECONDS, None):
         try:
-            # A client of its own: those of runs are closed with their runs.
-            async with get_client(httpx_settings={}) as client:
-                await client.create_logs(logs)
-                return
+            await client.create_logs(logs)
+            return
         except httpx.HTTPStatusError as error:
             if delay is None or (error.response.status_code < 500 and error.response.status_code not in (408, 429)):
                 raise
-        except (httpx.HTTPError, RuntimeError):
-            # Prefect's client has no type of its own for a server that does not answer at once.
+        except httpx.HTTPError:
             if delay is None:
                 raise
         await asyncio.sleep(delay)
