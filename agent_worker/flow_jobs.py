@@ -23,10 +23,11 @@ from jobbergate_flows.job_pages import job_script_markdown
 from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.reporting import JobReporter
+from jobbergate_flows.run_logs import send_output
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
-from jobbergate_flows.slurm.output import OutputLine, log_output, tail
+from jobbergate_flows.slurm.output import OutputLine, tail
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
@@ -86,9 +87,9 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     own = OwnOutput()
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
+        await send_output(logger, own.of(lines), flow_run.id)
         if report is not None:
             report.heard()
-        log_output(logger, own.of(lines))
 
     status = await session.wait(job, on_status=show, on_output=show_output)
     await follower.settle()

@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.events.related import object_as_related_resource
 from prefect.events.schemas.events import Event, RelatedResource, Resource
-from prefect.exceptions import ObjectNotFound
 
-from jobbergate_flows.artifacts import artifact_key
+from jobbergate_flows.artifacts import artifact_key, change_artifact
 from jobbergate_flows.markdown import text, time_of
 from jobbergate_flows.reporting import EventOutbox
 from jobbergate_flows.slurm.cluster import Finding
@@ -238,13 +237,8 @@ class HealthWatch:
     async def _write(self, health: WorkerHealth) -> None:
         text, summary = health_markdown(health), health.summary
         async with get_client() as client:
-            if self._artifact is not None:
-                try:
-                    await client.update_artifact(self._artifact, ArtifactUpdate(data=text, description=summary))
-                    return
-                except ObjectNotFound:
-                    # Somebody deleted it.
-                    self._artifact = None
+            if self._artifact is not None and await change_artifact(client, self._artifact, text, summary):
+                return
             made = await client.create_artifact(
                 ArtifactCreate(
                     key=artifact_key("slurm-worker", health.worker), type="markdown", data=text, description=summary

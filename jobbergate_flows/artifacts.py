@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 Kind = Literal["markdown", "progress"]
 _JOB = "slurm.job"
@@ -81,14 +81,8 @@ class RunArtifacts:
         async with get_client() as client:
             if name not in self._shown and (there := await self._find(client, name)) is not None:
                 self._shown[name] = there
-            if name in self._shown:
-                update = ArtifactUpdate(data=data, description=description)
-                try:
-                    await client.update_artifact(self._shown[name], update)
-                except ObjectNotFound:
-                    # Somebody has deleted it; it is made anew.
-                    del self._shown[name]
-            if name not in self._shown:
+            shown = self._shown.get(name)
+            if shown is None or not await change_artifact(client, shown, data, description):
                 self._shown[name] = await self._create(client, name, kind, data, description, None)
         self._said[name] = (data, description)
 
@@ -120,6 +114,20 @@ class RunArtifacts:
             )
         )
         return next((entry.id for entry in found if (entry.metadata_ or {}).get(_JOB) == self._job), None)
+
+
+async def change_artifact(client: PrefectClient, artifact_id: UUID, data: Any, description: str) -> bool:
+    """Change an artifact; False where somebody has deleted it."""
+    try:
+        await client.update_artifact(artifact_id, ArtifactUpdate(data=data, description=description))
+    except ObjectNotFound:
+        return False
+    except PrefectHTTPStatusError as error:
+        # Prefect 3.8 has no ObjectNotFound for this call.
+        if error.response.status_code != 404:
+            raise
+        return False
+    return True
 
 
 async def _prefix(flow_run: FlowRun) -> str:

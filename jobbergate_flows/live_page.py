@@ -152,7 +152,7 @@ def _cpus(live: LiveJob) -> str:
 
 
 def _at(usage: LiveUsage) -> str:
-    return f", at {usage.at.astimezone():%H:%M:%S}" if usage.at else ""
+    return f", at {time_of(usage.at)}" if usage.at else ""
 
 
 def _tasks(rows: Sequence[JobRow]) -> tuple[int, int]:

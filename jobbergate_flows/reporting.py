@@ -126,7 +126,7 @@ class EventOutbox:
         self._empty.clear()
         self._arrived.set()
         if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_all(), context=_settings_alone())
+            self._sending = asyncio.create_task(self._send_all(), context=settings_alone())
             self._sending.add_done_callback(_report_death)
 
     async def settle(self, seconds: float) -> None:
@@ -272,7 +272,7 @@ def _related(role: str, resource_id: str, name: str | None = None) -> RelatedRes
     return RelatedResource(labels | ({"prefect.resource.name": name} if name else {}))
 
 
-def _settings_alone() -> Context:
+def settings_alone() -> Context:
     """A context with this one's settings and nothing of the run that happens to be the first to tell something."""
     context, settings = Context(), SettingsContext.get()
     if settings is not None:
@@ -280,4 +280,4 @@ def _settings_alone() -> Context:
     return context
 
 
-__all__ = ["QUEUE_LIMIT", "EventOutbox", "JobReporter", "Relations"]
+__all__ = ["QUEUE_LIMIT", "EventOutbox", "JobReporter", "Relations", "settings_alone"]

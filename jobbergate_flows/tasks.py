@@ -48,11 +48,12 @@ from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.run_labels import label_run
+from jobbergate_flows.run_logs import send_output
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
-from jobbergate_flows.slurm.output import OutputLine, log_output
+from jobbergate_flows.slurm.output import OutputLine
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.retries import RetryPolicy, check_policy
 from jobbergate_flows.slurm.submission import SubmissionOrder
@@ -190,9 +191,9 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
             report.tell(status)
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
+        await send_output(logger, lines, _flow_run_id(), _task_run_id())
         if report is not None:
             report.heard()
-        log_output(logger, lines)
 
     try:
         status = await session.wait(job, on_status=show_status, on_output=show_output)

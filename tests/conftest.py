@@ -41,9 +41,13 @@ from tests.cluster.influxdb import InfluxServer  # noqa: E402
 from tests.cluster.influxdb import missing as missing_influxdb  # noqa: E402
 from tests.cluster.postgres import PostgresServer, missing_for_postgres  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
-from tests.cluster.site import API_KEY, Site  # noqa: E402
-from tests.cluster.slurm import SlurmCluster, missing, missing_for_profile  # noqa: E402
-from tests.cluster.worker import WorkerProcess  # noqa: E402
+from tests.cluster.site import Site, running_site  # noqa: E402
+from tests.cluster.slurm import (  # noqa: E402
+    SlurmCluster,
+    missing,
+    missing_for_memory_limits,
+    missing_for_profile,
+)
 
 guard.watch("folder", str(_HOME))
 
@@ -76,6 +80,14 @@ def slurm_cluster(request: pytest.FixtureRequest) -> Iterator[SlurmCluster]:
     _need(request, "no real Slurm here", missing())
     with SlurmCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def memory_limits(request: pytest.FixtureRequest) -> None:
+    """That a Slurm of its own can limit its jobs' memory here."""
+    if lacking := missing_for_memory_limits():
+        # Elsewhere it is Slurm's word alone: see `SlurmCluster.end_out_of_memory`.
+        pytest.skip(f"no limits on memory here: {', '.join(lacking)} missing")
 
 
 @pytest.fixture(scope="session")
@@ -130,31 +142,6 @@ def site_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 async def site(slurm_cluster: SlurmCluster, prefect_server: PrefectServer, site_folder: Path) -> AsyncIterator[Site]:
-    """One site for the whole session: a second worker on its pool would have a ledger of its own."""
-    environment = {
-        "PREFECT_API_URL": prefect_server.api_url,
-        # The open-source server takes any; a worker has one where a site's server asks for it.
-        "PREFECT_API_KEY": API_KEY,
-        "PREFECT_HOME": str(site_folder / "prefect"),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
-        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": "slurm",
-        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_LEDGER": str(site_folder / "ledger.sqlite3"),
-        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
-        # The worker looks at itself five times as often.
-        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_HEALTH_SECONDS": "60",
-        "SLURM_CONF": str(slurm_cluster.conf),
-        "HOME": os.environ.get("HOME", "/root"),
-        # Where a test may put another sbatch before Slurm's.
-        "PATH": f"{site_folder / 'bin'}:{os.environ['PATH']}",
-    }
-    worker = WorkerProcess("slurm-test", site_folder, environment)
-    made = Site(slurm_cluster, site_folder, "slurm-test", worker, environment)
-    made.jobs.mkdir()
-    made.programs.mkdir()
-    await made.make_pool()
-    worker.start()
-    try:
+    """One site for the whole session."""
+    async with running_site(slurm_cluster, prefect_server, site_folder, "slurm-test") as made:
         yield made
-    finally:
-        worker.stop()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from jobbergate_flows.events import EVENTS, Told, job_events
 from jobbergate_flows.slurm.jobs import ExitCode, JobRow, JobStatus, SlurmJob
 from jobbergate_flows.slurm.states import MEANINGS, summarize
 
+ROOT = Path(__file__).parents[1]
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 JOB = SlurmJob(
     cluster="hpc", job_id="6", key="abcdefghij", name="study", user="alice", directory="/work/study-abcdefghij",
@@ -226,3 +229,17 @@ def test_long_words_of_slurms_are_cut() -> None:
 
 def test_every_state_of_the_table_has_an_event() -> None:
     assert {meaning.name for meaning in MEANINGS.values()} | {"Lost"} == set(EVENTS)
+
+
+def test_every_event_and_every_field_is_documented() -> None:
+    documented = set(re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "events.md").read_text()))
+    cancelled = status(*(row("CANCELLED", source="sacct", task=task, cancelled_by=1) for task in range(2)))
+    fields = {
+        field
+        for event in [*tell(QUEUED, RUNNING, FAILED), *tell(HELD, cancelled, job=ARRAY)]
+        for field in event.payload
+    }
+
+    assert {name for name in EVENTS.values() if {name, f".{name}", f"slurm.job.{name}"}.isdisjoint(documented)} == set()
+    assert len(fields) == 23
+    assert fields <= documented

@@ -111,8 +111,8 @@ def test_the_page_says_what_squeue_and_tail_would() -> None:
 
     assert "| Time | 01:00:00 of 02:00:00 |" in page
     assert "| Nodes | node\\[1-2\\] |" in page
-    assert f"| Memory | 3 GiB of 8 GiB, at {after(59).astimezone():%H:%M:%S} |" in page
-    assert f"| CPUs | 4.0 in use of 4, at {after(59).astimezone():%H:%M:%S} |" in page
+    assert f"| Memory | 3 GiB of 8 GiB, at {after(59).astimezone():%Y-%m-%d %H:%M:%S %Z} |" in page
+    assert f"| CPUs | 4.0 in use of 4, at {after(59).astimezone():%Y-%m-%d %H:%M:%S %Z} |" in page
     assert "step 30\n" in page
     assert "step 29\n" not in page
 

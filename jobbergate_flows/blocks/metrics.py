@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
+
+from jobbergate_flows.metrics.address import address
 
 if TYPE_CHECKING:
     from jobbergate_flows.metrics.reading import MetricsReader
@@ -24,12 +26,17 @@ class InfluxMetrics(Block):
         ```
     """
 
+    # Its errors would show the secrets that it was given.
+    model_config = ConfigDict(hide_input_in_errors=True)
     _block_type_name: ClassVar[str | None] = "Influx Metrics"
     _block_type_slug: ClassVar[str | None] = "influx-metrics"
     _description: ClassVar[str | None] = "Read the metrics of Slurm jobs from InfluxDB."
 
     url: str = Field(
-        title="URL", description="Where InfluxDB is, such as `https://influx.example.org:8086`.", pattern="^https?://"
+        title="URL",
+        description="Where InfluxDB is, such as `https://influx.example.org:8086`. User and password have fields of "
+        "their own, where the password is kept secret.",
+        pattern="^https?://",
     )
     flavour: Literal["influxql", "flux"] = Field(
         default="influxql",
@@ -65,6 +72,20 @@ class InfluxMetrics(Block):
         description="Slurm's name of the cluster, where several write to the database and tag their samples with it "
         "(`ProfileInfluxDBExtraTags=cluster`).",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_user_from_url(cls, values: Any) -> Any:
+        """A URL is shown to everybody: what it says of a user goes where it belongs."""
+        if not isinstance(values, dict) or not isinstance(values.get("url"), str):
+            return values
+        found = address(values["url"])
+        if found.username is None:
+            return values
+        own = {} if values.get("username") or values.get("token") else {"username": found.username}
+        if own and not values.get("password"):
+            own["password"] = found.password or ""
+        return values | own | {"url": found.url}
 
     @model_validator(mode="after")
     def _needs(self) -> Self:

@@ -7,6 +7,7 @@ import traceback
 from enum import IntEnum
 
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.metrics.errors import MetricsUnreachable
 from jobbergate_flows.slurm.errors import (
     ClusterUnreachable,
     LedgerUnreachable,
@@ -74,6 +75,8 @@ def _code(error: Exception) -> Exit:
         case UsageError():
             return Exit.USAGE
         case ClusterUnreachable() | ServerUnreachable() | LedgerUnreachable() | SubmissionAmbiguous():
+            return Exit.UNREACHABLE
+        case MetricsUnreachable():
             return Exit.UNREACHABLE
         case SubmissionRefused() | SubmissionHeld() | SubmissionCancelled():
             return Exit.FAILED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -98,6 +99,35 @@ def efficiency(
         print_json(efficiency_json(report))
     else:
         print_report(report)
+
+
+@commands.command()
+def metrics(
+    job: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|KEY", help="The job's id or its key, or an array task's id (123_4).", show_default=False
+        ),
+    ],
+    to: Annotated[Path | None, typer.Option("--to", help="The file to write.", show_default="standard output")] = None,
+    block: Annotated[
+        str | None,
+        typer.Option("--block", help="The name of the InfluxMetrics block.", show_default="the setting METRICS"),
+    ] = None,
+    cluster: Access = "auto",
+) -> None:
+    """Print the samples of memory, CPU, GPU and disk that Slurm took of a job, as CSV.
+
+    Also of jobs that were not submitted from here: --cluster then says where they are.
+    """
+    from jobbergate_flows.cli.metrics import read_metrics, write_csv
+    from jobbergate_flows.slurm.ledger import Ledger
+
+    with progress("Reading metrics"):
+        found = read_metrics(Ledger.open(), job, cluster, block)
+    write_csv(found, to)
+    if not len(found):
+        say("There is no sample of the job: it was too short for one, or none came yet.")
 
 
 @commands.command()

@@ -95,6 +95,8 @@ def _gpus(done: Sequence[JobEfficiency]) -> Iterator[str]:
     if not having:
         return
     what = "GPU was" if having[0].gpus == 1 else f"{having[0].gpus} GPUs were"
+    if any(job.gpu_sampled for job in having):
+        return
     shares = [job.gpu for job in having if job.gpu is not None]
     if len(shares) == len(having):
         if max(shares) < _IDLE:

@@ -23,6 +23,9 @@ SHORTEST_SECONDS = 5
 SAMPLE_SECONDS = 30.0
 """Between two samples of memory, unless the site says otherwise (JobAcctGatherFrequency)."""
 
+FEW_SAMPLES = 3
+"""Of fewer samples no peak and no mean can be told."""
+
 _CLEARLY = 1.1
 
 
@@ -36,6 +39,7 @@ class Usage:
         task: The task's number within its step; None where the figures are for all of the job's tasks on the host.
         memory: The most at one time, in bytes. Of several tasks on a host their sum is taken.
         gpus: For each GPU of the job there, its mean share of time in use, 0 to 1.
+        samples: On how many samples that rests; None where it was measured without pause.
     """
 
     job_id: str
@@ -43,6 +47,12 @@ class Usage:
     task: int | None = None
     memory: int | None = None
     gpus: tuple[float, ...] = ()
+    samples: int | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it rests on so few samples that a peak may be missing."""
+        return self.samples is not None and self.samples < FEW_SAMPLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +60,7 @@ class MemoryUse:
     """Memory in bytes.
 
     `used` is the most that the job had at one time, `on_a_node` the most on one of its nodes, `largest_task` that of
-    one task. `basis` says how they are known; `sampled` that a peak between two samples may be missing.
+    one task. `basis` says how they are known; `sampled` that there are few samples, so that a peak may be missing.
     """
 
     used: int
@@ -67,8 +77,8 @@ class JobEfficiency:
     `elapsed`, `time_limit` (None: none) and `cpu_time` are seconds, `memory_allocated` bytes of the whole job (None
     where memory is not shared out), `energy` joules. `cpus` counts as Slurm does: hardware threads, where it gives
     those out. `tasks` is the largest number of tasks of a step. `gpu` is the mean share of time in which the job's GPUs
-    were in use, `gpu_peak` the largest share that accounting saw in a sample. Where `cpu_time` or `memory` is None,
-    `cpu_unknown` or `memory_unknown` says why.
+    were in use, `gpu_sampled` that it rests on few samples, `gpu_peak` the largest share that accounting saw in a
+    sample. Where `cpu_time` or `memory` is None, `cpu_unknown` or `memory_unknown` says why.
     """
 
     job_id: str
@@ -90,6 +100,7 @@ class JobEfficiency:
     memory_unknown: str | None
     out_of_memory: bool
     gpu: float | None
+    gpu_sampled: bool
     gpu_peak: float | None
     energy: int | None
     earlier: tuple[JobRecord, ...]
@@ -218,6 +229,7 @@ def _job(
         memory_unknown=memory_unknown,
         out_of_memory="OUT_OF_MEMORY" in (record.state, *(step.state for step in record.steps)),
         gpu=statistics.fmean(gpu_shares) if gpu_shares else None,
+        gpu_sampled=any(usage.sampled for usage in usages if usage.gpus),
         gpu_peak=max(peaks) / 100 if peaks and not unknown else None,
         energy=record.energy or max((step.energy or 0 for step in record.steps), default=0) or None,
         earlier=earlier,
@@ -246,7 +258,13 @@ def _memory(record: JobRecord, usages: Sequence[Usage], sample_seconds: float) -
     if any(by_host.values()) and _CLEARLY * max(by_host.values()) >= largest_task:
         tasks = [usage.memory for usage in usages if usage.task is not None and usage.memory]
         summed = "tasks' peaks, measured and summed up" if tasks else "measured on each node"
-        return MemoryUse(sum(by_host.values()), max(by_host.values()), max(tasks, default=None), summed, sampled=False)
+        return MemoryUse(
+            sum(by_host.values()),
+            max(by_host.values()),
+            max(tasks, default=None),
+            summed,
+            sampled=any(usage.sampled for usage in usages if usage.memory),
+        )
     sized = [step for step in record.steps if _step_memory(step)]
     if not sized:
         return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jobbergate_flows.metrics.address import address
 from jobbergate_flows.metrics.errors import LibraryMissing, MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.influxql import GROUPED
 from jobbergate_flows.metrics.model import NAMES, JobMetrics, Piece, Series, step_name
@@ -61,7 +62,8 @@ class FluxReader:
             raise LibraryMissing(
                 "Flux needs influxdb-client, which is not installed", hint="pip install 'jobbergate-flows[flux]'"
             ) from error
-        self._url = url
+        # Flux takes a token only, and no message shows what else stands in the URL.
+        self._url = address(url).url
         self._bucket = bucket
         self._org = org
         self._token = token

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import orjson
 
+from jobbergate_flows.metrics.address import address
 from jobbergate_flows.metrics.errors import MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.model import NAMES, JobMetrics, Piece, Series, step_name
 from jobbergate_flows.metrics.reading import SLACK, JobSpan, within
@@ -34,7 +35,8 @@ class InfluxQLReader:
     """Reads Slurm's samples by InfluxQL.
 
     Args:
-        url: Where InfluxDB is, such as `https://influx.example.org:8086`.
+        url: Where InfluxDB is, such as `https://influx.example.org:8086`; a user and password in it count where no
+            others are given, and no message shows them.
         database: Slurm's `ProfileInfluxDBDatabase`; of 2.x and 3 the bucket or database mapped to it.
         retention_policy: Slurm's `ProfileInfluxDBRTPolicy`, if it is not the database's default.
         username, password: Of a user who may read the database.
@@ -59,9 +61,12 @@ class InfluxQLReader:
         cluster: str | None = None,
         slack: timedelta = SLACK,
     ) -> None:
-        self._url = url.rstrip("/")
+        place = address(url)
+        self._url = place.url
         self._database = database
         self._retention_policy = retention_policy
+        if not username and not token:
+            username, password = place.username, place.password
         self._auth = (username, password or "") if username else None
         self._headers = {"Accept": "application/json"} | ({"Authorization": f"Token {token}"} if token else {})
         self._verify = verify

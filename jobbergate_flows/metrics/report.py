@@ -158,7 +158,7 @@ def _memory(job: JobEfficiency, *, short: bool = False) -> str:
         text += f"; on one node at most {size_text(job.memory.on_a_node)}"
     if job.tasks > 1 and job.memory.largest_task:
         text += f"; the largest of {job.tasks} tasks {size_text(job.memory.largest_task)}"
-    missed = "; too short a job for many samples: it may have been more" if job.memory.sampled else ""
+    missed = "; few samples: it may have been more" if job.memory.sampled else ""
     return f"{text} ({job.memory.basis}{missed})"
 
 
@@ -173,6 +173,7 @@ def _gpus(job: JobEfficiency) -> str:
     if not job.gpus:
         return ""
     if job.gpu is not None:
-        return f"{job.gpus}, in use {percent(job.gpu)} of the time"
+        few = " (few samples)" if job.gpu_sampled else ""
+        return f"{job.gpus}, in use {percent(job.gpu)} of the time{few}"
     seen = f", at most {percent(job.gpu_peak)} in use in a sample" if job.gpu_peak is not None else ""
     return f"{job.gpus}{seen or ', use not known'}"

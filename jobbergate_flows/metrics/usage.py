@@ -40,7 +40,7 @@ def usages_of(metrics: JobMetrics) -> list[Usage]:
         there = metrics.only((metrics.job == job) & (metrics.host == host)).of_tasks()
         most = peaks(there, "RSS", "host")
         memory = int(max(peak.value for peak in most.values()) * _KIB) if most else None
-        found.append(Usage(job, host, memory=memory, gpus=tuple(_gpus(there))))
+        found.append(Usage(job, host, memory=memory, gpus=tuple(_gpus(there)), samples=_samples(there)))
     return found
 
 
@@ -70,6 +70,14 @@ def _last_on_hosts(metrics: JobMetrics, measurement: str) -> dict[str, float]:
             host = metrics.series[metrics.index[row]].host
             found[host] = found.get(host, 0.0) + float(metrics[measurement][row])
     return found
+
+
+def _samples(metrics: JobMetrics) -> int | None:
+    """How many samples there are of the task that had the most memory; None where no task was sampled."""
+    if not len(metrics):
+        return None
+    memory = np.nan_to_num(metrics["RSS"], nan=-1.0)
+    return int(np.count_nonzero(metrics.index == metrics.index[memory.argmax()]))
 
 
 def _gpus(metrics: JobMetrics) -> Iterator[float]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import codecs
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jobbergate_flows.slurm.cluster import Cluster
 from jobbergate_flows.slurm.errors import ClusterUnreachable, FileRefused
@@ -178,13 +177,6 @@ def in_entries(lines: Sequence[OutputLine]) -> list[OutputLine]:
         gathered.append(line)
         size += len(line.text) + 1
     return [*entries, _joined(gathered)]
-
-
-def log_output(logger: logging.Logger | logging.LoggerAdapter[Any], lines: Sequence[OutputLine]) -> None:
-    """Hand lines to a log: standard error as warnings, floods in few entries."""
-    entries = in_entries(lines)
-    for line, said in zip(entries, with_task(entries), strict=True):
-        logger.log(logging.WARNING if line.stream == "stderr" else logging.INFO, "%s", said)
 
 
 def with_task(lines: Sequence[OutputLine]) -> list[str]:

@@ -91,7 +91,9 @@ class Allocation:
 
 def allocations_of(records: Sequence[JobRecord]) -> list[Allocation]:
     """What these jobs were given, those that have begun: of one that was requeued, its last life. Pure."""
-    last = {record.job_id: record for record in records if record.start is not None and record.raw_id}
+    # For a second accounting knows when a job began, but not yet with what: it is still PENDING there.
+    begun = [record for record in records if record.start is not None and record.raw_id and record.state != "PENDING"]
+    last = {record.job_id: record for record in begun}
     return [
         Allocation(
             job_id=record.job_id,

@@ -22,6 +22,23 @@ def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["http://me:pass%2Fword@influx:8086", "http://me:pass/word@influx:8086/", "http://me:pass/word@influx:8086"]
+)
+def test_a_user_in_the_url_is_no_part_of_it(url: str) -> None:
+    block = InfluxMetrics(url=url)
+
+    assert (block.url, block.username) == ("http://influx:8086", "me")
+    assert block.password is not None
+    assert block.password.get_secret_value() == "pass/word"
+    # What has its own field counts.
+    other = InfluxMetrics.model_validate({"url": url, "username": "you", "password": "own"})
+    assert (other.url, other.username, other.password and other.password.get_secret_value()) == (
+        "http://influx:8086", "you", "own",
+    )  # fmt: skip
+    assert InfluxMetrics.model_validate({"url": url, "token": "t"}).username is None
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"url": "influx:8086"}, "url"),
@@ -32,5 +49,6 @@ def test_secrets_are_not_shown() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(fields: dict[str, object], words: str) -> None:
-    with pytest.raises(ValidationError, match=words):
-        InfluxMetrics.model_validate(fields)
+    with pytest.raises(ValidationError, match=words) as refused:
+        InfluxMetrics.model_validate(fields | {"password": "pass-word"})
+    assert "pass-word" not in str(refused.value)

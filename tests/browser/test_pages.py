@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from uuid import UUID
@@ -9,13 +10,16 @@ from uuid import UUID
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact
+from prefect.client.schemas.sorting import ArtifactSort
 from prefect.context import FlowRunContext
 
 from jobbergate_flows.applications import Application, JobScript
+from jobbergate_flows.artifacts import artifact_key
 from jobbergate_flows.blocks import InfluxMetrics
 from jobbergate_flows.blocks import SlurmCluster as ClusterBlock
+from jobbergate_flows.health_report import KEY, report_site_health
 from jobbergate_flows.tasks import apublish_results, asubmit_job_script, await_for_job
 from tests.browser.chromium import Chromium
 from tests.cluster.influxdb import DATABASE, InfluxServer
@@ -64,6 +68,15 @@ async def artifact(run_id: UUID, name: str) -> Artifact:
     return found
 
 
+async def latest(key: str) -> Artifact:
+    """The newest artifact of a key."""
+    async with get_client() as client:
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), sort=ArtifactSort.CREATED_DESC, limit=1
+        )
+    return found[0]
+
+
 async def test_a_running_jobs_page_shows_what_squeue_and_tail_would(
     site: Site, browser: Chromium, prefect_server: PrefectServer, tmp_path: Path, pictures: Path | None
 ) -> None:
@@ -79,6 +92,10 @@ async def test_a_running_jobs_page_shows_what_squeue_and_tail_would(
     text = browser.open(f"{prefect_server.url}/artifacts/artifact/{page.id}", "The last lines of its output", "Nodes")
     if pictures:
         browser.screenshot(pictures / "live.png", 900)
+    bar = await artifact(run_id, "progress")
+    said_of_bar = browser.open(f"{prefect_server.url}/artifacts/artifact/{bar.id}", "Running for 00:0", "%")
+    if pictures:
+        browser.screenshot(pictures / "progress.png", 400)
     (tmp_path / "go").touch()
     ended = await site.end(run_id)
 
@@ -87,8 +104,37 @@ async def test_a_running_jobs_page_shows_what_squeue_and_tail_would(
     assert "step 3 of 9" in text
     assert "step 1" not in text
     assert "temperature 20 \ufffdC" in text
-    progress = await artifact(run_id, "progress")
-    assert "100%" in browser.open(f"{prefect_server.url}/artifacts/artifact/{progress.id}", "100%")
+    assert " of 00:10:00" in said_of_bar
+    browser.open(f"{prefect_server.url}/artifacts/artifact/{bar.id}", "100%")
+    browser.open(f"{prefect_server.url}/artifacts/artifact/{page.id}", "heat-flow: Completed")
+    [submission] = site.submissions(run_id)
+    summary = await artifact(run_id, "job-summary")
+    told = browser.open(f"{prefect_server.url}/artifacts/artifact/{summary.id}", "Exit code", "To look further")
+    if pictures:
+        browser.screenshot(pictures / "job-summary.png", 1050)
+    assert f"jobbergate-flows job show {submission.job_id}" in told
+    assert submission.directory in told
+    script = await artifact(run_id, "job-script")
+    browser.open(f"{prefect_server.url}/artifacts/artifact/{script.id}", "#SBATCH --time=10 --mem=200M", "Digest")
+
+
+async def test_how_a_worker_is_can_be_read_in_the_ui(
+    site: Site, browser: Chromium, prefect_server: PrefectServer, pictures: Path | None
+) -> None:
+    worker = artifact_key("slurm-worker", socket.gethostname(), site.pool)
+    page = await latest(worker)
+    shown = browser.open(f"{prefect_server.url}/artifacts/artifact/{page.id}", "slurmctld", "Slurm last asked")
+    if pictures:
+        browser.screenshot(pictures / "worker-health.png", 1050)
+    assert "accounting" in shown
+    assert "not well" not in shown
+    assert site.pool in shown
+
+    await report_site_health()
+    report = await latest(KEY)
+    table = browser.open(f"{prefect_server.url}/artifacts/artifact/{report.id}", "Last heard of", "Healthy: ")
+    assert site.pool in table
+    assert "online" in table
 
 
 async def test_results_and_efficiency_are_read_in_the_ui(

@@ -13,7 +13,8 @@ from tests.cli.command_line import run
 
 COMMANDS = [
     "", "demo", "app", "app init", "app check", "app schema", "app render", "app run", "app deploy", "job", "job list",
-    "job show", "job logs", "job cancel", "cluster", "cluster check", "blocks", "blocks register",
+    "job show", "job efficiency", "job metrics", "job logs", "job cancel", "job fetch",
+    "cluster", "cluster check", "blocks", "blocks register",
     "consent", "consent add", "consent list", "consent remove",
     "worker", "worker bind", "worker unbind", "worker bindings", "worker unit",
     "worker sudoers", "worker install-deputy",

@@ -1,9 +1,9 @@
-"""A fake HTTP server: it gives every POST the same answer, and keeps what was posted."""
+"""A fake HTTP server: it answers every POST as it was told, and keeps what was posted."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,14 +19,33 @@ class Post:
 
 
 @contextmanager
-def answering(body: bytes = b"", *, status: int = 200, kind: str = "text/plain") -> Iterator[tuple[str, list[Post]]]:
-    """Its URL, and what it was posted so far."""
+def answering(
+    body: bytes = b"",
+    *,
+    status: int | Sequence[int] = 200,
+    kind: str = "text/plain",
+    pages: Mapping[str, bytes] | None = None,
+) -> Iterator[tuple[str, list[Post]]]:
+    """Its URL, and what it was posted so far.
+
+    Args:
+        status: Of several the last one is for all further posts.
+        pages: What it answers to GET, by the path; nothing else is there.
+    """
     posts: list[Post] = []
+    statuses = [status] if isinstance(status, int) else list(status)
 
     class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            page = (pages or {}).get(self.path)
+            self._say(404 if page is None else 200, page or b"")
+
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
             posts.append(Post(self.path, dict(self.headers), self.rfile.read(length)))
+            self._say(statuses.pop(0) if len(statuses) > 1 else statuses[0], body)
+
+        def _say(self, status: int, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

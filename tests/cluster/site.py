@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from prefect.client.schemas.filters import (
     LogFilter,
     LogFilterFlowRunId,
 )
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import FlowRun, Log, State, TaskRun
+from prefect.client.schemas.sorting import LogSort
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import AwaitingRetry, Cancelling
 
 from jobbergate_flows.applications import Application
 from jobbergate_flows.deployments import DeployedApplication, adeploy_application
 from jobbergate_flows.slurm.ledger import Ledger, Submission
+from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -126,9 +129,13 @@ class Site:
         await await_until(left, 20, "the run's new life")
 
     async def logs(self, run_id: UUID) -> list[str]:
+        return [log.message for log in await self.log_entries(run_id)]
+
+    async def log_entries(self, run_id: UUID) -> list[Log]:
         async with get_client() as client:
-            logs = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200)
-        return [log.message for log in logs]
+            return await client.read_logs(
+                LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200, sort=LogSort.TIMESTAMP_ASC
+            )
 
     async def logged(self, run_id: UUID, text: str, timeout: float = 30) -> list[str]:
         """Wait for a line in the run's logs: they reach the server some seconds later."""
@@ -197,6 +204,45 @@ class Site:
 
     def worker_log(self) -> str:
         return self.worker.log.read_text(errors="replace")[-4000:]
+
+
+@asynccontextmanager
+async def running_site(
+    slurm: SlurmCluster,
+    server: PrefectServer,
+    folder: Path,
+    pool: str,
+    more_environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Site]:
+    """A site whose worker runs, in a folder and with a pool of its own: two workers of one pool have one ledger."""
+    environment = {
+        "PREFECT_API_URL": server.api_url,
+        # The open-source server takes any; a worker has one where a site's server asks for it.
+        "PREFECT_API_KEY": API_KEY,
+        "PREFECT_HOME": str(folder / "prefect"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": "slurm",
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_LEDGER": str(folder / "ledger.sqlite3"),
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
+        # The worker looks at itself five times as often.
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_HEALTH_SECONDS": "60",
+        "SLURM_CONF": str(slurm.conf),
+        "HOME": os.environ.get("HOME", "/root"),
+        # Where a test may put another sbatch before Slurm's.
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        **(more_environment or {}),
+    }
+    worker = WorkerProcess(pool, folder, environment)
+    made = Site(slurm, folder, pool, worker, environment)
+    made.jobs.mkdir()
+    made.programs.mkdir()
+    await made.make_pool()
+    worker.start()
+    try:
+        yield made
+    finally:
+        worker.stop()
 
 
 def message(run: FlowRun) -> str:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ from tests.cluster.waiting import wait_until
 CPUS = 16
 ACCOUNT = "test"
 
+_CGROUPS = Path("/sys/fs/cgroup")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
@@ -43,19 +45,36 @@ def missing_for_profile() -> list[str]:
     return missing() + missing_influxdb() + ([] if any(plugins) else ["Slurm's influxdb plugin"])
 
 
+def missing_for_memory_limits() -> list[str]:
+    """What this machine lacks for a real Slurm that limits its jobs' memory; empty when it can be started."""
+    version = subprocess.run(["slurmd", "-V"], capture_output=True, text=True).stdout if not missing() else ""
+    there = os.access(_CGROUPS / "memory" / "memory.limit_in_bytes", os.W_OK)
+    return missing() + ([] if there else [f"a writable memory cgroup (v1), for {version.strip() or 'Slurm'}"])
+
+
 class SlurmCluster:
     """One machine's Slurm: `with SlurmCluster() as cluster: ...`.
 
-    One node of 16 CPUs (more than the machine may have), the partitions `debug` (default) and `small` (2 CPUs), the
+    A node of 16 CPUs (more than the machine may have), the partitions `debug` (default) and `small` (2 CPUs), the
     account `test` with root in it; associations and limits are enforced. A time limit ends a job 60 to 90 seconds after
     its first minute at the earliest: Slurm's own grain.
 
     Args:
         name: Slurm's ClusterName.
         profile: An InfluxDB to which the jobs' metrics are written, sampled every second.
+        nodes: The nodes' names, all of them this machine.
+        limits_memory: Whether the kernel ends what uses more memory than its job asked for. The control groups have
+            the names of nodes, whichever Slurm's they are: give nodes of a name that no other has.
     """
 
-    def __init__(self, name: str | None = None, *, profile: InfluxServer | None = None) -> None:
+    def __init__(
+        self,
+        name: str | None = None,
+        *,
+        profile: InfluxServer | None = None,
+        nodes: Sequence[str] = ("node1",),
+        limits_memory: bool = False,
+    ) -> None:
         # The paths of Unix sockets are short: so is the folder's.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.folder.chmod(0o755)
@@ -63,7 +82,10 @@ class SlurmCluster:
         self.name = name or f"test{os.getpid()}"
         self._profile = profile
         self.conf = self.folder / "slurm.conf"
-        self._controller_port, self._node_port, self._accounting_port, self._database_port = free_ports(4)
+        self._controller_port, self._accounting_port, self._database_port, *node_ports = free_ports(3 + len(nodes))
+        self._nodes = dict(zip(nodes, node_ports, strict=True))
+        self._first = nodes[0]
+        self._limits_memory = limits_memory
         # In the order in which they start.
         self.services = {
             name: Service(
@@ -127,12 +149,16 @@ class SlurmCluster:
         for name in reversed(self.services):
             self.stop_service(name)
         end_jobs(str(self.conf))
+        if self._limits_memory:
+            self._remove_cgroups()
         shutil.rmtree(self.folder, ignore_errors=True)
         guard.forget("jobs", str(self.conf))
         guard.forget("folder", str(self.folder))
 
     def start_service(self, name: str) -> None:
-        """Start `munged`, `mariadbd`, `slurmdbd`, `slurmctld` or `slurmd`, and wait until it answers."""
+        """Start `munged`, `mariadbd`, `slurmdbd`, `slurmctld`, `slurmd` (of the first node) or `slurmd-NODE`, and wait
+        until it answers.
+        """
         service = self.services[name]
         service.start()
         service.wait_ready(lambda: self._answers(name))
@@ -149,13 +175,13 @@ class SlurmCluster:
         self.services[name].resume()
 
     def lose_node(self) -> None:
-        """Have the only node down: its jobs end as NODE_FAIL."""
-        self.run("scontrol", "update", "NodeName=node1", "State=DOWN", "Reason=test")
+        """Have the first node down: its jobs end as NODE_FAIL."""
+        self.run("scontrol", "update", f"NodeName={self._first}", "State=DOWN", "Reason=test")
 
     def regain_node(self) -> None:
-        """Have the node back, and wait until it takes jobs."""
+        """Have the first node back, and wait until it takes jobs."""
         # Refused where it is back already: it registers again by itself.
-        self.run("scontrol", "update", "NodeName=node1", "State=RESUME", check=False)
+        self.run("scontrol", "update", f"NodeName={self._first}", "State=RESUME", check=False)
         wait_until(lambda: self._answers("slurmd"), 60, "the node")
 
     def end_out_of_memory(self, job_id: str) -> None:
@@ -178,16 +204,23 @@ class SlurmCluster:
         )
 
     def _answers(self, name: str) -> bool:
+        service, _, node = name.partition("-")
         questions = {
             "munged": ("munge", f"--socket={self._munge}", "--no-input"),
             "mariadbd": ("mariadb-admin", "--no-defaults", f"--socket={self._database}", "ping"),
             "slurmdbd": ("sacctmgr", "-n", "show", "cluster"),
             "slurmctld": ("scontrol", "ping"),
-            "slurmd": ("sinfo", "--noheader", "--partition=debug", "--format=%t"),
+            "slurmd": ("sinfo", "--noheader", "--partition=debug", f"--nodes={node or self._first}", "--format=%t"),
         }
-        done = self._run(*questions[name])
+        done = self._run(*questions[service])
         # A node that does not answer has a star or an exclamation mark after its state.
-        return done.returncode == 0 and (name != "slurmd" or done.stdout.strip() in {"idle", "mix", "alloc", "comp"})
+        return done.returncode == 0 and (service != "slurmd" or done.stdout.strip() in {"idle", "mix", "alloc", "comp"})
+
+    def _remove_cgroups(self) -> None:
+        """Control groups are folders without files: rmdir, the innermost first."""
+        for node in self._nodes:
+            for left in sorted(_CGROUPS.glob(f"*/slurm_{node}/**/"), reverse=True):
+                left.rmdir()
 
     @property
     def _munge(self) -> Path:
@@ -233,7 +266,14 @@ class SlurmCluster:
             ),
             ("slurmdbd", None, ["slurmdbd", "-D"]),
             ("slurmctld", None, ["slurmctld", "-D", "-i"]),
-            ("slurmd", None, ["slurmd", "-D", "-N", "node1", "-f", str(self.conf)]),
+            *(
+                (
+                    "slurmd" if node == self._first else f"slurmd-{node}",
+                    None,
+                    ["slurmd", "-D", "-N", node, "-f", str(self.conf)],
+                )
+                for node in self._nodes
+            ),
         ]
 
     def _add_associations(self) -> None:
@@ -264,20 +304,26 @@ class SlurmCluster:
                 folder=self.folder, munge=self._munge, port=self._accounting_port, database=self._database_port
             )
         )
-        # Nothing here uses cgroups, but slurmd looks for mounted ones, which not every container has, unless it is told
-        # which. From 23.02 on it can be told that there are none.
+        # Without limits nothing here uses cgroups, but slurmd looks for mounted ones, which not every container has,
+        # unless it is told which. From 23.02 on it can be told that there are none.
         version = self._run("slurmd", "-V").stdout.split()[-1]
         plugin = "cgroup/v1" if version < "23" else "disabled"
-        (self.folder / "cgroup.conf").write_text(f"CgroupPlugin={plugin}\n")
+        limits = f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={_CGROUPS}\nConstrainRAMSpace=yes\n"
+        (self.folder / "cgroup.conf").write_text(limits if self._limits_memory else f"CgroupPlugin={plugin}\n")
         self.conf.write_text(
             _SLURM_CONF.format(
                 name=self.name,
                 folder=self.folder,
                 munge=self._munge,
                 controller=self._controller_port,
-                node=self._node_port,
                 accounting=self._accounting_port,
-                cpus=CPUS,
+                nodes="\n".join(
+                    f"NodeName={node} NodeHostname=localhost NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} RealMemory=4000"
+                    " State=UNKNOWN"
+                    for node, port in self._nodes.items()
+                ),
+                first=self._first,
+                task_plugin="task/cgroup" if self._limits_memory else "task/none",
                 seconds=2 if self._profile is None else 1,
             )
         )
@@ -331,17 +377,16 @@ _SLURM_CONF = """\
 ClusterName={name}
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={node}
 SlurmUser=slurm
 AuthType=auth/munge
 AuthInfo=socket={munge}
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/state/slurmctld.pid
-SlurmdPidFile={folder}/spool/slurmd.pid
+SlurmdPidFile={folder}/spool/%n.pid
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
+TaskPlugin={task_plugin}
 MpiDefault=none
 JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task={seconds}
@@ -361,7 +406,7 @@ OverTimeLimit=0
 MinJobAge=300
 MessageTimeout=10
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
-NodeName=node1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={node} CPUs={cpus} RealMemory=4000 State=UNKNOWN
-PartitionName=debug Nodes=node1 Default=YES MaxTime=60 State=UP
-PartitionName=small Nodes=node1 MaxTime=60 MaxCPUsPerNode=2 State=UP
+{nodes}
+PartitionName=debug Nodes=ALL Default=YES MaxTime=60 State=UP
+PartitionName=small Nodes={first} MaxTime=60 MaxCPUsPerNode=2 State=UP
 """

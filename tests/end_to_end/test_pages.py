@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from uuid import UUID
 
@@ -48,6 +49,7 @@ async def test_at_the_end_a_run_shows_summary_efficiency_and_results(site: Site)
     assert "CPU efficiency" in pages["efficiency"]
     assert "| results.csv |" in pages["results"]
     assert "| damping | stiffness |" in pages["results"]
+    assert "by Slurm's accounting alone" in pages["efficiency"]
     assert pages["progress"] == 100
 
 
@@ -128,6 +130,38 @@ async def test_pages_have_the_keys_of_their_deployment(site: Site, tmp_path: Pat
     keys = await site.artifact_keys(first)
     assert all(key.endswith("every-night-job-summary") for key in keys if "summary" in key)
     assert keys == await site.artifact_keys(second)
+
+
+@pytest.mark.slurm
+async def test_a_killed_worker_skips_and_doubles_no_line(site: Site, tmp_path: Path) -> None:
+    script = f"""#!/bin/bash
+#SBATCH --error=errors.txt
+for n in $(seq 1 40); do echo line $n.; done
+echo trouble 1. >&2
+until [ -e {tmp_path}/go ]; do read -t 0.2 <> <(:) || true; done
+for n in $(seq 41 80); do echo line $n.; done
+echo trouble 2. >&2
+"""
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed)
+
+    async def handed_over() -> bool:
+        found = site.submissions(run_id)
+        return bool(found) and sum(found[0].output_offsets.values()) > 300
+
+    await await_until(handed_over, 60, "the first lines", 0.02)
+    site.worker.kill()
+    site.worker.start()
+    (tmp_path / "go").touch()
+    assert (await site.end(run_id)).state_name == "Completed"
+    await site.logged(run_id, "trouble 2.")
+
+    found = [(log.level, line) for log in await site.log_entries(run_id) for line in log.message.splitlines()]
+    assert sorted(line for _, line in found if line.startswith("line ")) == sorted(f"line {n}." for n in range(1, 81))
+    assert [line for level, line in found if level == logging.WARNING and line.startswith(("line", "trouble"))] == [
+        "trouble 1.",
+        "trouble 2.",
+    ]
 
 
 @pytest.mark.slurm

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
@@ -12,7 +14,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
-from tests.cluster.site import Site, message, script_application
+from tests.cluster.events import await_events, names
+from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.site import Site, message, running_site, script_application
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.end_to_end.flows import deploy_flow
@@ -29,6 +33,56 @@ touch {folder}/began-$SLURM_JOB_ID-$SLURM_MEM_PER_NODE
 """
 
 
+@pytest.fixture
+async def two_nodes(
+    slurm_cluster: SlurmCluster, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Site]:
+    """A site whose Slurm has two nodes."""
+    folder = tmp_path_factory.mktemp("two")
+    with SlurmCluster(f"{slurm_cluster.name}two", nodes=("node1", "node2")) as slurm:
+        async with running_site(slurm, prefect_server, folder, "two-nodes") as made:
+            yield made
+
+
+@pytest.fixture
+async def limited(
+    memory_limits: None, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Site]:
+    """A site where the kernel ends what uses more memory than it asked for."""
+    name = f"limits{os.getpid()}"
+    with SlurmCluster(name, nodes=[name], limits_memory=True) as slurm:
+        async with running_site(slurm, prefect_server, tmp_path_factory.mktemp("limited"), "limited") as made:
+            yield made
+
+
+async def told(run_id: UUID, *endings: str) -> list[str]:
+    """The ends of a run's jobs as events, once there are so many."""
+
+    def all_of_them(events: object) -> bool:
+        return len(ended(events)) >= len(endings)
+
+    def ended(events: object) -> list[str]:
+        assert isinstance(events, list)
+        return [name for name in names(events) if name not in ("pending", "running")]
+
+    related = f"prefect.flow-run.{run_id}"
+    return ended(await await_events(f"events {endings}", all_of_them, related=related, name="slurm.job.*"))
+
+
+async def pages_of_each_attempt(site: Site, run_id: UUID) -> None:
+    """See that no attempt's pages were overwritten by the next one's."""
+    rows = site.submissions(run_id)
+    for name in ("job-script", "job-summary", "live", "progress", "efficiency"):
+        assert len(await site.pages(run_id, name)) == len(rows), name
+    for name in ("job-summary", "live", "efficiency"):
+        pages = await site.pages(run_id, name)
+        for row, page in zip(rows, pages, strict=True):
+            assert f"| Job | {row.job_id}" in page
+    for row, page in zip(rows, await site.pages(run_id, "live"), strict=True):
+        assert row.final_state is not None
+        assert row.final_state in page
+
+
 async def began(folder: Path, megabytes: int) -> str:
     """The id of the job that runs with so much memory, once there is one."""
 
@@ -37,6 +91,11 @@ async def began(folder: Path, megabytes: int) -> str:
 
     [marker] = await await_until(there, 90, f"a job with {megabytes} MB")
     return marker.name.split("-")[1]
+
+
+def jobs(site: Site, run_id: UUID) -> list[str]:
+    """The ids of all attempts' jobs, the first one's first."""
+    return [row.job_id or "" for row in site.submissions(run_id)]
 
 
 async def run_out(site: Site, slurm: SlurmCluster, folder: Path, run_id: UUID, *megabytes: int) -> None:
@@ -67,8 +126,85 @@ async def test_out_of_memory_is_answered_with_more_until_it_is_enough(
     rows = site.submissions(run_id)
     assert [row.final_state for row in rows] == ["OutOfMemory", "OutOfMemory", "Completed"]
     assert len(site.slurm_jobs(run_id)) == 3
-    pages = await site.pages(run_id, "job-summary")
-    assert [any(row.job_id in page for page in pages) for row in rows if row.job_id] == [True] * 3
+    await pages_of_each_attempt(site, run_id)
+    assert await told(run_id, "out-of-memory", "out-of-memory", "completed") == [
+        "out-of-memory",
+        "out-of-memory",
+        "completed",
+    ]
+
+
+@pytest.mark.slurm
+async def test_what_the_kernel_ends_for_its_memory_runs_again_with_more(limited: Site, tmp_path: Path) -> None:
+    program = "held = bytearray(300 << 20); held[::4096] = b'x' * len(held[::4096]); print('it was enough')"
+    script = f'#!/bin/bash\n#SBATCH --mem=100M\nexec {sys.executable} -c "{program}"\n'
+    deployed = await limited.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await limited.start(deployed, retries={**THREE, "memory_factor": 4})
+    run = await limited.end(run_id)
+
+    assert run.state_name == "Completed", message(run)
+    await limited.logged(run_id, "it was enough")
+    assert [row.final_state for row in limited.submissions(run_id)] == ["OutOfMemory", "Completed"]
+    asked = [
+        limited.slurm.run("sacct", "-X", "-n", "-P", "-o", "ReqMem,State", "-j", job) for job in jobs(limited, run_id)
+    ]
+    assert [line.strip() for line in asked] == ["100M|OUT_OF_MEMORY", "400M|COMPLETED"]
+    assert "ran out of its memory of 100 MiB: ask for more" in (await limited.pages(run_id, "efficiency"))[0]
+    await pages_of_each_attempt(limited, run_id)
+    assert await told(run_id, "out-of-memory", "completed") == ["out-of-memory", "completed"]
+
+
+@pytest.mark.slurm
+async def test_a_time_out_is_answered_with_more_time(site: Site, tmp_path: Path) -> None:
+    script = f"""#!/bin/bash
+#SBATCH --time=1
+[ -e {tmp_path}/second ] || {{ touch {tmp_path}/second; exec sleep 300; }}
+"""
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed, retries={"attempts": 2})
+    # Slurm's grain is a minute.
+    run = await site.end(run_id, 240)
+
+    assert run.state_name == "Completed", message(run)
+    said = [state.message or "" for state in await site.states(run_id) if state.name == "AwaitingRetry"]
+    assert [text.partition(" (after")[0] for text in said] == [
+        "TimedOut after 00:01:00, now with 00:02:00: attempt 2 of 2"
+    ]
+    limits = [
+        site.slurm.run("sacct", "-X", "-n", "-P", "-o", "Timelimit,State", "-j", job).strip()
+        for job in jobs(site, run_id)
+    ]
+    assert limits == ["00:01:00|TIMEOUT", "00:02:00|COMPLETED"]
+    await pages_of_each_attempt(site, run_id)
+    assert await told(run_id, "timeout", "completed") == ["timeout", "completed"]
+
+
+@pytest.mark.slurm
+async def test_after_a_failed_node_the_job_runs_on_another(two_nodes: Site, tmp_path: Path) -> None:
+    site = two_nodes
+    script = f"#!/bin/bash\ntouch {tmp_path}/on-$SLURMD_NODENAME\n[ $SLURMD_NODENAME != node1 ] || exec sleep 300\n"
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed, retries=THREE)
+
+    async def on_the_first() -> bool:
+        return (tmp_path / "on-node1").exists()
+
+    await await_until(on_the_first, 60, "the job on node1")
+    await site.until(run_id, "Running")
+    await asyncio.to_thread(site.slurm.lose_node)
+    await site.until(run_id, "AwaitingRetry", "Queued", "Completed")
+    # It would take the job again if it were not left out.
+    await asyncio.to_thread(site.slurm.regain_node)
+    run = await site.end(run_id)
+
+    assert run.state_name == "Completed", message(run)
+    said = [state.message or "" for state in await site.states(run_id) if state.name == "AwaitingRetry"]
+    assert [text.partition(" (after")[0] for text in said] == ["NodeFail, now without node1: attempt 2 of 3"]
+    first, second = (site.slurm.run("scontrol", "show", "job", job).split() for job in jobs(site, run_id))
+    assert {"JobState=NODE_FAIL", "Requeue=0", "NodeList=node1"} <= set(first)
+    assert {"JobState=COMPLETED", "Requeue=0", "NodeList=node2", "ExcNodeList=node1"} <= set(second)
+    await pages_of_each_attempt(site, run_id)
+    assert await told(run_id, "node-fail", "completed") == ["node-fail", "completed"]
 
 
 @pytest.mark.slurm

@@ -8,6 +8,7 @@ import pytest
 
 from jobbergate_flows.metrics.advice import advise
 from jobbergate_flows.metrics.efficiency import Usage, efficiency
+from jobbergate_flows.metrics.report import efficiency_markdown
 from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.units import memory_kib, time_seconds
 from tests.metrics.records import GIB, MIB, a_job, a_step
@@ -78,6 +79,19 @@ def test_a_job_that_used_what_it_asked_for_is_left_alone() -> None:
 )
 def test_less_or_more_is_advised_with_numbers(record: JobRecord, sentence: str) -> None:
     assert said(record) == (sentence,)
+
+
+@pytest.mark.parametrize(("samples", "advised"), [(1, False), (2, False), (3, True), (None, True)])
+def test_less_is_not_advised_from_one_or_two_samples(samples: int | None, advised: bool) -> None:
+    record = well(a_step(rss=10 * MIB), mem=64 * GIB, allocated={"cpu": 1, "mem": 64 * GIB, "gres/gpu": 1})
+    usage = Usage("6", "n1", memory=10 * MIB, gpus=(0.03,), samples=samples)
+
+    sentences = said(record, usages=[usage])
+
+    assert [any(word in sentence for sentence in sentences) for word in ("--mem=", "--gpus")] == [advised, advised]
+    report = efficiency_markdown(efficiency([record], usages=[usage]))
+    assert ("few samples: it may have been more" in report) is not advised
+    assert ("of the time (few samples)" in report) is not advised
 
 
 def test_gpus_that_were_measured_to_idle_are_told() -> None:

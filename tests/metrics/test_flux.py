@@ -95,8 +95,10 @@ async def test_the_servers_own_words_are_told(status: int, kind: type[Exception]
 
 async def test_nobody_there_is_unreachable() -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
-    with pytest.raises(MetricsUnreachable, match="does not answer"):
-        await FluxReader(url, "slurm", org="site", token="t", timeout=2).read("7", SINCE, UNTIL)
+    reader = FluxReader(url.replace("//", "//me:pass-word@"), "slurm", org="site", token="t", timeout=2)
+    with pytest.raises(MetricsUnreachable, match=rf"{url}: .*does not answer") as failed:
+        await reader.read("7", SINCE, UNTIL)
+    assert "pass-word" not in str(failed.value)
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

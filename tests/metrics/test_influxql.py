@@ -195,6 +195,13 @@ async def test_a_user_must_be_the_right_one() -> None:
             with pytest.raises(MetricsRefused, match=r"InfluxDB (answers 40[13]|says): .*auth") as refused:
                 await reader.read("7", SINCE, UNTIL)
             assert PASSWORD not in str(refused.value)
+        host = server.url.removeprefix("http://")
+        assert len(await InfluxQLReader(f"http://{USER}:{PASSWORD}@{host}", DATABASE).read("7", SINCE, UNTIL)) == 1
+        for place, kind in ((host, MetricsRefused), (f"127.0.0.1:{free_ports(1)[0]}", MetricsUnreachable)):
+            with pytest.raises(kind) as failed:
+                await InfluxQLReader(f"http://{USER}:other-word@{place}", DATABASE).read("7", SINCE, UNTIL)
+            assert place in str(failed.value)
+            assert "other-word" not in str(failed.value)
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ from jobbergate_flows.metrics.aggregation import distribution, lines, peaks, tot
 from jobbergate_flows.metrics.influxql import InfluxQLReader
 from jobbergate_flows.metrics.reading import JobSpan, MetricsFollower
 from jobbergate_flows.slurm.jobs import SlurmJob
+from tests.cli.command_line import run
 from tests.cluster.influxdb import DATABASE, InfluxServer
+from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.service import free_ports
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until, wait_until
 
@@ -207,8 +210,13 @@ async def test_a_running_job_is_followed(
     assert np.array_equal(whole.values, again.values, equal_nan=True)
 
 
-@pytest.mark.usefixtures("prefect_server")
-def test_users_name_the_block(profiled_cluster: SlurmCluster, block: InfluxMetrics, cluster: ClusterBlock) -> None:
+def test_users_name_the_block(
+    profiled_cluster: SlurmCluster,
+    prefect_server: PrefectServer,
+    block: InfluxMetrics,
+    cluster: ClusterBlock,
+    tmp_path: Path,
+) -> None:
     block.save("site", overwrite=True)
     cluster.save("profiled", overwrite=True)
     job = submit(profiled_cluster, "sleep 3")
@@ -217,3 +225,22 @@ def test_users_name_the_block(profiled_cluster: SlurmCluster, block: InfluxMetri
     assert set(metrics.job.tolist()) == {job.job_id}
     with pytest.raises(ValueError, match="nowhere"):
         job_metrics(job, metrics="nowhere", cluster="profiled")
+
+    env = {"SLURM_CONF": str(profiled_cluster.conf), "PREFECT_API_URL": prefect_server.api_url}
+    setting = {"PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_METRICS": "site"}
+    file = tmp_path / "metrics.csv"
+    to_file = run("job", "metrics", job.job_id, "--block=site", "--to", file, "--cluster=slurm", env=env)
+    shown = run("job", "metrics", job.job_id, "--cluster=slurm", env=env | setting)
+    assert (to_file.code, to_file.out) == (0, "")
+    assert shown.out == file.read_text() == metrics.to_csv()
+    assert shown.out.startswith("time,job,host,step,task,")
+    unnamed = run("job", "metrics", job.job_id, "--cluster=slurm", env=env)
+    assert (unnamed.code, unnamed.out) == (2, "")
+    assert "--block" in unnamed.err
+    missing = run("job", "metrics", job.job_id, "--block=nowhere", "--cluster=slurm", env=env)
+    assert (missing.code, missing.out) == (3, "")
+    assert "influx-metrics/nowhere" in missing.err
+    InfluxMetrics(url=f"http://127.0.0.1:{free_ports(1)[0]}").save("away", overwrite=True)
+    away = run("job", "metrics", job.job_id, "--block=away", "--cluster=slurm", env=env)
+    assert (away.code, away.out) == (4, "")
+    assert "InfluxDB does not answer" in away.err

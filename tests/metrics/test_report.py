@@ -56,7 +56,7 @@ def test_memory_says_how_it_is_known() -> None:
 
     assert (
         "6 GiB of 64 GiB, 9.4 %; on one node at most 3 GiB; the largest of 6 tasks 1 GiB (tasks' largest samples summed"
-        " up; too short a job for many samples: it may have been more)"
+        " up; few samples: it may have been more)"
     ) in efficiency_markdown(efficiency([a_job(step, nodes=2, mem=64 * GIB)]))
 
 

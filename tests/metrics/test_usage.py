@@ -1,9 +1,9 @@
-"""What a running job uses now, by its newest samples."""
+"""What samples say of a job's use: of an ended one for its efficiency, of a running one by its newest."""
 
 from __future__ import annotations
 
 from jobbergate_flows.metrics.model import JobMetrics
-from jobbergate_flows.metrics.usage import newest_of
+from jobbergate_flows.metrics.usage import newest_of, usages_of
 from tests.metrics.samples import piece
 
 
@@ -51,3 +51,21 @@ def test_of_several_hosts_the_fullest_counts() -> None:
 
 def test_without_samples_nothing_is_known() -> None:
     assert newest_of(JobMetrics.empty()) is None
+    assert usages_of(JobMetrics.empty()) == []
+
+
+def test_of_an_ended_job_each_hosts_peak_is_known_and_on_how_many_samples_it_rests() -> None:
+    first, second = usages_of(
+        JobMetrics.of(
+            [
+                piece({"RSS": [900, 1000], "GPUUtilization": [20, 40]}, [0, 1], host="n1", step="0"),
+                piece({"RSS": [10] * 9}, range(9), host="n1", step="batch"),
+                piece({"RSS": [5, 7, 6]}, [0, 1, 2], host="n2"),
+            ]
+        )
+    )
+
+    assert (first.host, first.memory, first.gpus) == ("n1", 1010 * 1024, (0.3,))
+    assert (second.host, second.memory, second.gpus) == ("n2", 7 * 1024, ())
+    # Those of the largest task: its script may have many more.
+    assert [(one.samples, one.sampled) for one in (first, second)] == [(2, True), (3, False)]

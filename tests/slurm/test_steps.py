@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -43,3 +44,8 @@ def test_of_a_requeued_job_the_last_life_counts() -> None:
 
 def test_what_never_began_and_what_slurm_does_not_know_was_given_nothing() -> None:
     assert allocations_of([record(start=None), record(raw_id="")]) == []
+
+
+def test_what_accounting_has_only_half_of_yet_has_not_begun() -> None:
+    # Slurm 22.05 for a second after a job's start: a time, and no resources.
+    assert allocations_of([replace(record(), state="PENDING")]) == []
