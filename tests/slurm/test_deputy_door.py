@@ -182,6 +182,36 @@ async def test_nothing_of_the_workers_reaches_it(
     assert "HOME=/home/alice" in said
 
 
+async def test_a_deputy_is_started_with_nothing_of_the_workers(
+    own: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A real one closes and drops by itself what it should not have got: this one tells what it got.
+    monkeypatch.setenv("PREFECT_API_KEY", "secret")
+    telling = Fake(
+        f"""{greeting()}
+import os
+got = {{
+    "environment": open("/proc/self/environ").read(),
+    "files": [os.path.realpath("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd")],
+    "directory": os.getcwd(),
+    "session": os.getsid(0),
+}}
+number = json.loads(sys.stdin.readline())["id"]
+print(json.dumps({{"id": number, "ok": {{"home": "/" + json.dumps(got)}}}}), flush=True)
+sys.stdin.read()
+"""
+    )
+    with (tmp_path / "secret").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        got = json.loads((await own(telling).home())[1:])
+
+    environment = got["environment"].strip("\0").split("\0")
+    assert sorted(environment) == ["LC_ALL=C.UTF-8", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]
+    assert str(tmp_path / "secret") not in got["files"]
+    assert got["directory"] == "/"
+    assert got["session"] != os.getsid(0)
+
+
 async def test_files_are_the_users_and_nobody_elses(to: Open, how: Way, accounts: Accounts) -> None:
     door = to("alice", how)
     run = Path(await door.home()) / f"run-{type(how).__name__}"
@@ -585,7 +615,8 @@ async def test_a_deputy_that_answers_nonsense_is_ended(own: Open, reply: str) ->
 
 
 async def test_an_endless_answer_ends(own: Open) -> None:
-    endless = Fake(f"{greeting()}sys.stdin.readline()\nwhile True: sys.stdout.write('x' * 65536)\n")
+    # More than any answer may be; and an end, so that without the bound this fails before the memory does.
+    endless = Fake(f"{greeting()}sys.stdin.readline()\nfor _ in range(200): sys.stdout.write('x' * (1 << 20))\n")
 
     with pytest.raises(ClusterUnreachable, match="larger than it may be"):
         await own(endless).read("/x")
@@ -605,7 +636,8 @@ async def test_answers_to_what_nobody_asked_end_it(own: Open) -> None:
 
 async def test_a_deputy_that_never_answers_is_ended(own: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobbergate_flows.slurm.deputy_door._SLACK_SECONDS", 0.2)
-    door = own(answering("''.join(iter(sys.stdin.readline, ''))"))
+    # It gives up long after the worker should have: without the worker's limit this fails, and does not hang.
+    door = own(answering("time.sleep(20)"))
 
     with pytest.raises(AnswerLost, match="did not answer"):
         await sbatch(door, timeout=0.2)
