@@ -24,6 +24,7 @@ from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.accounts import Account, AccountRefused, AccountRules, DirectoryDown, known_account
 from jobbergate_flows.slurm.cluster import SubmitRequest
 from jobbergate_flows.slurm.command_cluster import CommandCluster
+from jobbergate_flows.slurm.commands import SacctFind
 from jobbergate_flows.slurm.deputy_door import AnswerLost, DeputyDoor, OwnAccount, Root, Start, Way, plain_to
 from jobbergate_flows.slurm.door import Door, OwnAccountDoor
 from jobbergate_flows.slurm.errors import (
@@ -809,6 +810,18 @@ async def test_a_job_is_found_and_cancelled_by_its_own_user_only(users: Users, h
 
     await bob.cancel([job_id])
     assert users.show(job_id, "%T") == "CANCELLED"
+
+    # Accounting, which learns of it later, shows everybody's jobs too.
+    ended = await users.submit(bob, "true", "--output=/dev/null", name=name)
+
+    bobs = SacctFind(name, "bob", users.since)
+
+    async def accounted() -> bool:
+        return f"\n{ended}|" in "\n" + users.slurm.run(*bobs.arguments())
+
+    await await_until(accounted, 60, "the job in accounting", 0.3)
+    assert await alice.find(name, since=users.since) == []
+    assert {job.job_id for job in await bob.find(name, since=users.since)} == {job_id, ended}
 
 
 @pytest.mark.parametrize("name", ["-x; $(touch /tmp/pwned)-k3", "--uid=0-k3", "a b'\"`id`-k3", "$HOME-k3", "*-k3"])
