@@ -199,7 +199,7 @@ async def test_a_run_that_nobody_owns_does_not_run(by_root: SharedSite, tmp_path
 
 async def test_another_application_in_the_deployments_place_does_not_run(by_root: SharedSite, tmp_path: Path) -> None:
     deployed = await by_root.owned(script_application(tmp_path, "swapped", LOOK, QUESTION), "alice")
-    swapped = await by_root.deploy(script_application(tmp_path, "swapped", "#!/bin/bash\nrm -rf ~\n"))
+    swapped = await by_root.deploy(script_application(tmp_path, "swapped", "#!/bin/bash\necho swapped\n"))
     assert swapped.id == deployed.id
     run_id = await by_root.launch(swapped)
     ended = await by_root.end(run_id)
