@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from jobbergate_flows.applications import Application, ApplicationError, InterviewError, LimitExceeded, Limits
+from jobbergate_flows.applications import (
+    Application,
+    ApplicationError,
+    InterviewError,
+    LimitExceeded,
+    Limits,
+    RenderingError,
+)
 from tests.applications.conftest import SHOWN, Make, parameters
 from tests.cluster.waiting import wait_until
 
@@ -41,13 +48,15 @@ def alive(process: int) -> bool:
     return state != "Z"
 
 
+# Their end, long after the limit, is for the test's sake: without the limit it fails, and does not hang.
 @pytest.mark.parametrize(
     "code",
-    ["while True: pass", "time.sleep(600)", "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)",
-     "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\nos.read(os.pipe()[0], 1)"],
+    ["while time.monotonic() < end: pass", "time.sleep(20)",
+     "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile time.monotonic() < end: time.sleep(1)",
+     "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 64))\ntime.sleep(20)"],
 )  # fmt: skip
 def test_code_without_an_end_is_ended(make: Make, code: str) -> None:
-    application = doing(make, code)
+    application = doing(make, f"end = time.monotonic() + 20\n{code}")
 
     for use in (application.render, application.describe, application.interview):
         with pytest.raises(LimitExceeded, match=r"took longer than 0\.7 s") as caught:
@@ -145,6 +154,14 @@ def test_code_that_ends_or_confuses_its_process_is_an_error_of_the_application(
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("path", ["../escape", "/tmp/escape", "a/../../escape", ""])
+def test_a_forged_answer_names_no_file_outside_of_the_runs_directory(make: Make, path: str) -> None:
+    answer = json.dumps({"done": {"text": "#!/bin/sh\n", "name": "x", "files": {path: "x"}}})
+
+    with pytest.raises(RenderingError, match="outside the run's directory"):
+        doing(make, f"os.write(ANSWERS, {answer.encode()!r} + b'\\n')").render()
+
+
 def test_a_flood_of_answers_is_cut_off(make: Make) -> None:
     code = "flood = b'x' * (1 << 20)\nwhile True: os.write(ANSWERS, flood)"
 
@@ -192,12 +209,12 @@ def test_the_code_ends_with_whoever_renders_it(make: Make, tmp_path: Path) -> No
         wait_until(lambda: not alive(int(note.read_text())), 10, "the end of the application's process")
 
 
-def test_processor_time_counts_for_all_threads(make: Make) -> None:
-    code = "import hashlib, threading\nwork = lambda: hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 30)\n"
-    threads = "for _ in range(4): threading.Thread(target=work, daemon=True).start()\nsignal.pause()"
+def test_processor_time_is_limited_for_all_threads_together(make: Make) -> None:
+    code = "import resource\ndata['x'] = resource.getrlimit(resource.RLIMIT_CPU)[0]"
+    assert parameters(doing(make, code), limits=Limits(seconds=7)) == {"x": 8}
 
     with pytest.raises(LimitExceeded, match="took longer than"):
-        doing(make, code + threads).render(limits=QUICK)
+        doing(make, "os.kill(os.getpid(), signal.SIGXCPU)").render()
 
 
 def test_other_programs_can_be_asked(make: Make) -> None:

@@ -199,7 +199,7 @@ async def test_a_run_that_nobody_owns_does_not_run(by_root: SharedSite, tmp_path
 
 async def test_another_application_in_the_deployments_place_does_not_run(by_root: SharedSite, tmp_path: Path) -> None:
     deployed = await by_root.owned(script_application(tmp_path, "swapped", LOOK, QUESTION), "alice")
-    swapped = await by_root.deploy(script_application(tmp_path, "swapped", "#!/bin/bash\nrm -rf ~\n"))
+    swapped = await by_root.deploy(script_application(tmp_path, "swapped", "#!/bin/bash\necho swapped\n"))
     assert swapped.id == deployed.id
     run_id = await by_root.launch(swapped)
     ended = await by_root.end(run_id)
@@ -288,18 +288,38 @@ async def test_a_consent_file_that_others_could_have_written_allows_nothing(
 async def test_a_limit_of_consent_holds_for_what_the_script_itself_asks_for(
     by_sudo: SharedSite, tmp_path: Path
 ) -> None:
-    script = "#!/bin/bash\n#SBATCH --ntasks=3\nid -un\n"
+    script = "#!/bin/bash\n{% if word == 'many' %}#SBATCH --array=1-9\n{% endif %}id -un\n"
     application = script_application(tmp_path, "greedy", script, QUESTION)
     deployed = await by_sudo.owned(application, "carol")
     by_sudo.cli(
         "consent", "add", str(deployed.id), "--application", application.digest, "--answers-any", "--max-tasks", "2",
         user="carol",
     )  # fmt: skip
-    waiting = await by_sudo.until(await by_sudo.launch(deployed), "Needs consent")
-    assert "tasks" in message(waiting)
-    run_id = await by_sudo.launch(deployed, resources={"tasks": 2})
-    ended = await by_sudo.end(run_id)
+    # The run itself is within the limit, and so was allowed: only the rendered script asks for more.
+    greedy = await by_sudo.launch(deployed, answers={"word": "many"}, resources={"tasks": 2})
+    ended = await by_sudo.end(greedy)
+    assert ended.state_name == "Failed"
+    assert "more than carol has consented to: limits are of one job, and an array is many" in message(ended)
+    assert by_sudo.submissions(greedy) == []
+    assert [record["decision"] for record in by_sudo.audit.records(greedy)] == ["allowed"]
+
+    modest = await by_sudo.launch(deployed, resources={"tasks": 2})
+    ended = await by_sudo.end(modest)
     assert ended.state_name == "Completed", message(ended)
+
+
+async def test_what_a_line_of_consent_limits_must_be_said_by_the_run(by_sudo: SharedSite, tmp_path: Path) -> None:
+    application = script_application(tmp_path, "vague", "#!/bin/bash\n#SBATCH --ntasks=1\nid -un\n", QUESTION)
+    deployed = await by_sudo.owned(application, "carol")
+    by_sudo.cli(
+        "consent", "add", str(deployed.id), "--application", application.digest, "--answers-any", "--max-tasks", "2",
+        user="carol",
+    )  # fmt: skip
+    run_id = await by_sudo.launch(deployed)
+    assert "the run does not say how many it takes" in message(await by_sudo.until(run_id, "Needs consent"))
+    assert by_sudo.submissions(run_id) == []
+    await by_sudo.cancel(run_id)
+    assert (await by_sudo.end(run_id, 30)).state_name == "Cancelled"
 
 
 async def test_an_ordinary_flow_runs_only_where_the_table_says_so_and_then_as_its_owner(by_root: SharedSite) -> None:

@@ -43,7 +43,15 @@ class Talk:
         self.stdin.flush()
 
     def hear(self) -> dict[str, Any]:
-        heard: dict[str, Any] = json.loads(self.stdout.readline())
+        # A deputy that falls silent fails the test, and does not hold it up.
+        silence = threading.Timer(60, self.process.kill)
+        silence.start()
+        try:
+            line = self.stdout.readline()
+        finally:
+            silence.cancel()
+        assert line, "the deputy said nothing more"
+        heard: dict[str, Any] = json.loads(line)
         return heard
 
     def ask(self, do: str, **values: Any) -> dict[str, Any]:
@@ -395,22 +403,19 @@ def test_a_request_of_100_megabytes_ends_it() -> None:
     with a_deputy() as talk:
 
         def pour() -> None:
-            try:
+            # Its end is said too: a deputy that takes it all would otherwise wait for the line's, and the test for it.
+            with contextlib.suppress(BrokenPipeError), talk.stdin:
                 for _ in range(100):
                     talk.stdin.write(b"x" * (1 << 20))
-                talk.stdin.flush()
-            except BrokenPipeError:
-                return
 
         pouring = threading.Thread(target=pour)
         pouring.start()
         reply = talk.hear()
+        pouring.join(30)
+        assert not pouring.is_alive()
         assert reply["id"] is None
         assert "larger than 64 MiB" in reply["error"]["message"]
         assert talk.process.wait(30) == 2
-        pouring.join(30)
-        with contextlib.suppress(BrokenPipeError):
-            talk.stdin.close()
 
 
 def test_half_a_request_at_the_end_is_none(talk: Talk, tmp_path: Path) -> None:
@@ -511,6 +516,27 @@ def test_files_are_written_where_there_are_no_hard_links(tmp_path: Path, monkeyp
 
     assert deputy.write_files(str(tmp_path), {"a": "x"}, {}) == {"a": digest_of(b"x")}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "ours"), [("same", {}), ("older", {"a": digest_of(b"older")}), ("missing", {})], ids=str
+)
+def test_a_link_in_a_files_place_is_not_taken_for_the_file(
+    state: State, tmp_path: Path, leads_to: str, ours: dict[str, str]
+) -> None:
+    # Whoever owns what it leads to would change the file later.
+    (tmp_path / "same").write_text("x")
+    (tmp_path / "older").write_text("older")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "a").symlink_to(tmp_path / leads_to)
+
+    reply = asked(state, "write_files", directory=str(run), files={"a": "x"}, ours=ours, in_place=True)
+
+    assert kind_of(reply) == "FileRefused"
+    assert os.readlink(run / "a") == str(tmp_path / leads_to)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["older", "run", "same"]
+    assert (tmp_path / "older").read_text() == "older"
 
 
 @pytest.mark.parametrize("values", [{"path": "/x/.ssh/authorized_keys"}, {"directory": "/x", "name": ".bashrc"}])

@@ -24,6 +24,7 @@ from jobbergate_flows.slurm import deputy
 from jobbergate_flows.slurm.accounts import Account, AccountRefused, AccountRules, DirectoryDown, known_account
 from jobbergate_flows.slurm.cluster import SubmitRequest
 from jobbergate_flows.slurm.command_cluster import CommandCluster
+from jobbergate_flows.slurm.commands import SacctFind
 from jobbergate_flows.slurm.deputy_door import AnswerLost, DeputyDoor, OwnAccount, Root, Start, Way, plain_to
 from jobbergate_flows.slurm.door import Door, OwnAccountDoor
 from jobbergate_flows.slurm.errors import (
@@ -180,6 +181,36 @@ async def test_nothing_of_the_workers_reaches_it(
     assert int(session) != os.getsid(0)
     assert (directory, umask) == ("/", "0077")
     assert "HOME=/home/alice" in said
+
+
+async def test_a_deputy_is_started_with_nothing_of_the_workers(
+    own: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A real one closes and drops by itself what it should not have got: this one tells what it got.
+    monkeypatch.setenv("PREFECT_API_KEY", "secret")
+    telling = Fake(
+        f"""{greeting()}
+import os
+got = {{
+    "environment": open("/proc/self/environ").read(),
+    "files": [os.path.realpath("/proc/self/fd/" + name) for name in os.listdir("/proc/self/fd")],
+    "directory": os.getcwd(),
+    "session": os.getsid(0),
+}}
+number = json.loads(sys.stdin.readline())["id"]
+print(json.dumps({{"id": number, "ok": {{"home": "/" + json.dumps(got)}}}}), flush=True)
+sys.stdin.read()
+"""
+    )
+    with (tmp_path / "secret").open("w") as file:
+        os.set_inheritable(file.fileno(), True)
+        got = json.loads((await own(telling).home())[1:])
+
+    environment = got["environment"].strip("\0").split("\0")
+    assert sorted(environment) == ["LC_ALL=C.UTF-8", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"]
+    assert str(tmp_path / "secret") not in got["files"]
+    assert got["directory"] == "/"
+    assert got["session"] != os.getsid(0)
 
 
 async def test_files_are_the_users_and_nobody_elses(to: Open, how: Way, accounts: Accounts) -> None:
@@ -585,7 +616,8 @@ async def test_a_deputy_that_answers_nonsense_is_ended(own: Open, reply: str) ->
 
 
 async def test_an_endless_answer_ends(own: Open) -> None:
-    endless = Fake(f"{greeting()}sys.stdin.readline()\nwhile True: sys.stdout.write('x' * 65536)\n")
+    # More than any answer may be; and an end, so that without the bound this fails before the memory does.
+    endless = Fake(f"{greeting()}sys.stdin.readline()\nfor _ in range(200): sys.stdout.write('x' * (1 << 20))\n")
 
     with pytest.raises(ClusterUnreachable, match="larger than it may be"):
         await own(endless).read("/x")
@@ -605,7 +637,8 @@ async def test_answers_to_what_nobody_asked_end_it(own: Open) -> None:
 
 async def test_a_deputy_that_never_answers_is_ended(own: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobbergate_flows.slurm.deputy_door._SLACK_SECONDS", 0.2)
-    door = own(answering("''.join(iter(sys.stdin.readline, ''))"))
+    # It gives up long after the worker should have: without the worker's limit this fails, and does not hang.
+    door = own(answering("time.sleep(20)"))
 
     with pytest.raises(AnswerLost, match="did not answer"):
         await sbatch(door, timeout=0.2)
@@ -777,6 +810,18 @@ async def test_a_job_is_found_and_cancelled_by_its_own_user_only(users: Users, h
 
     await bob.cancel([job_id])
     assert users.show(job_id, "%T") == "CANCELLED"
+
+    # Accounting, which learns of it later, shows everybody's jobs too.
+    ended = await users.submit(bob, "true", "--output=/dev/null", name=name)
+
+    bobs = SacctFind(name, "bob", users.since)
+
+    async def accounted() -> bool:
+        return f"\n{ended}|" in "\n" + users.slurm.run(*bobs.arguments())
+
+    await await_until(accounted, 60, "the job in accounting", 0.3)
+    assert await alice.find(name, since=users.since) == []
+    assert {job.job_id for job in await bob.find(name, since=users.since)} == {job_id, ended}
 
 
 @pytest.mark.parametrize("name", ["-x; $(touch /tmp/pwned)-k3", "--uid=0-k3", "a b'\"`id`-k3", "$HOME-k3", "*-k3"])

@@ -86,9 +86,10 @@ def test_the_door_serves_several_event_loops_at_once(door: OwnAccountDoor) -> No
 
 async def test_a_directory_must_be_there_and_take_files(door: OwnAccountDoor, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "a\nb").mkdir()
     await door.check_directory(str(tmp_path))
 
-    for directory in ("relative", str(tmp_path / "missing"), str(tmp_path / "file"), "/proc"):
+    for directory in ("relative", str(tmp_path / "missing"), str(tmp_path / "file"), str(tmp_path / "a\nb"), "/proc"):
         with pytest.raises(DirectoryRefused):
             await door.check_directory(directory)
 
