@@ -115,8 +115,8 @@ def test_with_the_defaults_or_a_file_of_answers_nothing_is_asked_on_a_terminal(
     questions = 'Text("name", "Whose name?", default="Eve"), Integer("steps", "How many steps?", default=3)'
     folder = application(tmp_path / "app", "echo {{ name }} {{ steps }}", questions)
     (tmp_path / "answers.json").write_text(json.dumps({"name": "Ada"}))
-    given = {"--fast": ["--fast"], "--answers": ["--answers", tmp_path / "answers.json"]}[answers]
-    here = {"render": [], "run": ["--cluster", "local", "--directory", tmp_path]}[command]
+    given = {"--fast": ["--fast"], "--answers": ["--answers", f"{tmp_path}/answers.json"]}[answers]
+    here = {"render": [], "run": ["--cluster=local", f"--directory={tmp_path}"]}[command]
     terminal = Terminal("app", command, folder, *given, *here)
 
     screen = terminal.read_all()
