@@ -75,6 +75,24 @@ def test_in_a_sync_flow_a_job_is_rendered_submitted_and_waited_for(tmp_path: Pat
     assert study() == "Completed"
 
 
+def test_a_cluster_is_a_saved_block_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without the block's word this would not be the local cluster.
+    monkeypatch.setenv("JOBBERGATE_FLOWS_CLUSTER", "slurm")
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "nowhere.conf"))
+    LOCAL.save("site", overwrite=True)
+
+    @flow
+    def study() -> str:
+        job = submit_job_script(script("touch here"), directory=tmp_path, cluster="site")
+        status = wait_for_job(job, cluster="site")
+        assert (Path(job.directory) / "here").is_file()
+        return str(status.name)
+
+    assert study() == "Completed"
+    with pytest.raises(ValueError, match="nobodys-site"):
+        submit_job_script(script("true"), directory=tmp_path, cluster="nobodys-site")
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "says"),
     [

@@ -1,5 +1,6 @@
 """The job script of an ordinary flow."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -46,6 +47,32 @@ def test_what_cannot_be_set_up_ends_the_job_before_the_flow_starts(
     )
     done = subprocess.run(["bash"], input=script, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (code, "")
+
+
+@pytest.mark.parametrize(
+    ("modules", "said", "code"),
+    [
+        (["gcc/12", "openmpi"], "load gcc/12\nload openmpi\nset up\nstarted\n", 0),
+        (["gcc/12", "missing", "openmpi"], "load gcc/12\nload missing\n", 71),
+        ([], "set up\nstarted\n", 0),
+    ],
+    ids=["loaded in their order", "one is missing", "none"],
+)
+def test_modules_are_loaded_before_the_set_up_and_a_missing_one_ends_the_job(
+    tmp_path: Path, modules: list[str], said: str, code: int
+) -> None:
+    (tmp_path / "environment").write_text("")
+    script = flow_job_script(
+        command="echo started",
+        environment_file=str(tmp_path / "environment"),
+        modules=modules,
+        setup_commands=["echo set up"],
+    )
+    module = {"BASH_FUNC_module%%": '() { echo "$*"; [ "$2" != missing ]; }'}
+    done = subprocess.run(
+        ["bash"], input=script, env={**os.environ, **module}, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.returncode) == (said, code)
 
 
 def test_a_name_that_no_shell_takes_is_refused() -> None:

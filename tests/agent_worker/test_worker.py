@@ -1,4 +1,4 @@
-"""What the worker takes from its pool."""
+"""What the worker takes from its pool, and what its pool asks for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import jsonschema
 import pytest
 from prefect.workers.base import BaseWorker
 
 from agent_worker.worker import JobbergateSlurmWorker
+from jobbergate_flows.slurm.options import SlurmResources
 
 
 @pytest.mark.parametrize(("limit", "asking", "taken"), [(3, 0, 1), (3, 1, 2), (2, 0, 0), (None, 0, 3)])
@@ -26,3 +28,47 @@ async def test_runs_that_wait_for_consent_take_no_place(
     worker.supervisor = stub
 
     assert len(await worker._get_scheduled_flow_runs()) == taken
+
+
+def test_every_field_of_a_pools_form_says_what_it_is() -> None:
+    variables = JobbergateSlurmWorker.get_default_base_job_template()["variables"]
+
+    for form in (variables, *variables["definitions"].values()):
+        for name, field in form["properties"].items():
+            assert field.get("title"), name
+            assert field.get("description"), name
+
+
+def test_a_pool_takes_every_resource_but_what_would_start_a_flow_twice() -> None:
+    template = JobbergateSlurmWorker.get_default_base_job_template()
+    twice = {"array", "requeue"}
+
+    for fields in (template["variables"]["properties"], template["job_configuration"]):
+        assert set(SlurmResources.model_fields) - twice <= set(fields)
+        assert not twice & set(fields)
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "wrong"),
+    [
+        ("tasks", 1_000_000, 1_000_001),
+        ("tasks_per_node", 1, 0),
+        ("cpus_per_task", 4, "many"),
+        ("time_limit", "1-00:00:00", "soon"),
+        ("nodes", "2-4", "0"),
+        ("memory", "4G", "4 G"),
+        ("memory_per_cpu", "512M", "-1"),
+        ("gpus", "a100:2", "a100:-1"),
+        ("partition", "debug", "de bug"),
+        ("constraint", "skylake&ssd", "$(id)"),
+        ("mail_user", "me@example.org", "me@example.org\n#SBATCH --uid=0"),
+        ("start_within", 1, 0),
+        ("retries", {"attempts": 20}, {"attempts": 21}),
+    ],
+)
+def test_a_pools_form_refuses_what_slurm_cannot_be_asked_for(field: str, good: object, wrong: object) -> None:
+    schema = JobbergateSlurmWorker.get_default_base_job_template()["variables"]
+
+    jsonschema.validate({field: good}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({field: wrong}, schema)

@@ -64,6 +64,15 @@ def test_code_without_an_end_is_ended(make: Make, code: str) -> None:
         assert "loop without an end" in str(caught.value.hint)
 
 
+def test_without_other_limits_code_has_thirty_seconds_and_a_gibibyte(make: Make) -> None:
+    kinds = "resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_CPU"
+    code = f"import resource\ndata['x'] = [resource.getrlimit(kind)[0] for kind in ({kinds})]"
+
+    assert parameters(doing(make, code)) == {"x": [1 << 30, 16 << 20, 31]}
+    # A test of half a minute would say no more than this.
+    assert Limits() == Limits(seconds=30, memory=1 << 30, output=16 << 20, processes=64)
+
+
 def test_code_between_two_questions_is_ended_too(make: Make) -> None:
     application = make(
         steps="""

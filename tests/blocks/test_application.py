@@ -1,21 +1,87 @@
-"""Stored applications: where a large one is fetched from, and that nobody waits for it."""
+"""Stored applications: what the block holds, where a large one is fetched from, and that nobody waits for it."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from jobbergate_flows.applications import SourceError
-from jobbergate_flows.blocks.application import StoredApplication, aload_application
+from jobbergate_flows.applications import Application, SourceError, load_application
+from jobbergate_flows.blocks.application import ApplicationNotStored, StoredApplication, aload_application
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.site import script_application
 
 DIGEST = f"sha256:{'0' * 64}"
 
 
 def stored(source: str) -> StoredApplication:
     return StoredApplication(name="large", digest=DIGEST, source=source)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """The folder of an application whose archive has more than 512 KiB."""
+    script_application(tmp_path, "large", "#!/bin/sh\n")
+    (tmp_path / "large" / "mesh.bin").write_bytes(os.urandom(512 << 10))
+    return tmp_path / "large"
+
+
+def commit(folder: Path) -> str:
+    """Commit all of a folder, and return the git reference of its branch."""
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false"]
+    for arguments in (["init", "--quiet", "--initial-branch=main"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
+        subprocess.run(["git", *identity, *arguments], cwd=folder, check=True)
+    return f"git+file://{folder}@main"
+
+
+def test_a_small_application_is_stored_itself(large: Path) -> None:
+    (large / "mesh.bin").unlink()
+    application = Application.from_path(large)
+    block = StoredApplication.of(application)
+    (large / "jobbergate.py").unlink()
+
+    assert block.application().files == application.files
+
+
+def test_a_large_application_of_a_folder_is_refused_with_the_mend(large: Path) -> None:
+    with pytest.raises(ApplicationNotStored, match="bytes, more than 524288") as refused:
+        StoredApplication.of(Application.from_path(large))
+
+    assert str(large) in str(refused.value)
+    assert "git+URL@REF#FOLDER" in str(refused.value.hint)
+
+
+def test_a_large_application_of_git_is_stored_by_its_commit(large: Path) -> None:
+    application = load_application(commit(large))
+    block = StoredApplication.of(application)
+    (large / "mesh.bin").write_bytes(b"another")
+    commit(large)
+
+    assert block.archive is None
+    assert block.application().digest == application.digest
+
+
+def test_a_source_that_holds_something_else_by_now_is_not_taken(large: Path) -> None:
+    source = commit(large)
+
+    with pytest.raises(ApplicationNotStored, match=f"the source now holds sha256:.*, not {DIGEST}") as refused:
+        stored(source).application()
+
+    assert source in str(refused.value)
+    assert "deploy the application again" in str(refused.value.hint)
+
+
+async def test_an_application_that_the_server_does_not_have_is_named_with_its_block(
+    prefect_server: PrefectServer,
+) -> None:
+    with pytest.raises(ApplicationNotStored, match=f"the server has no application gone@{DIGEST}") as missing:
+        await aload_application(f"gone@{DIGEST}")
+
+    assert f"slurm-application/gone-{'0' * 16}" in str(missing.value)
+    assert "deploy the application again" in str(missing.value.hint)
 
 
 @pytest.mark.parametrize(

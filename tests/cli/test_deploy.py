@@ -53,6 +53,25 @@ def test_an_application_is_deployed_with_its_form(
     assert deployment["paused"] is True
 
 
+def test_a_deployment_is_described_by_its_applications_readme_and_may_recur_by_an_rrule(
+    folder: Path, prefect_server: PrefectServer, server: dict[str, str], pool: str
+) -> None:
+    (folder / "README.md").write_text("# Greeter\n\nSays *hello*.\n")
+    rule = "FREQ=WEEKLY;BYDAY=MO,WE;BYHOUR=2"
+
+    ended = run("app", "deploy", folder, "--pool", pool, "--rrule", rule, "--timezone", "Europe/Berlin", "--json",
+                env=server)  # fmt: skip
+
+    assert ended.code == 0, ended.err
+    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{json.loads(ended.out)['id']}").json()
+    assert deployment["description"].strip() == "# Greeter\n\nSays *hello*."
+    (schedule,) = deployment["schedules"]
+    assert schedule["active"] is True
+    # Prefect writes a start before it.
+    assert schedule["schedule"]["rrule"].endswith(rule)
+    assert schedule["schedule"]["timezone"] == "Europe/Berlin"
+
+
 def test_answers_of_the_command_line_become_what_their_questions_ask_for(
     tmp_path: Path, prefect_server: PrefectServer, server: dict[str, str], pool: str
 ) -> None:

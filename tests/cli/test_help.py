@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from jobbergate_flows import __version__
+from jobbergate_flows.cli.exits import Exit
 from tests.cli.command_line import run
+
+MANUAL = Path(__file__).parents[2] / "docs" / "command-line.md"
 
 COMMANDS = [
     "", "demo", "app", "app init", "app check", "app schema", "app render", "app run", "app deploy", "job", "job list",
@@ -39,6 +44,16 @@ def test_every_command_helps_without_loading_what_is_slow(command: str) -> None:
 
 def test_the_version_is_printed() -> None:
     assert run("--version").out.strip() == __version__
+
+
+def test_the_exit_codes_are_those_of_the_manual_and_of_the_help() -> None:
+    codes = [int(code) for code in Exit]
+    _, _, section = MANUAL.read_text().partition("## Exit codes\n")
+    table = section.partition("\n## ")[0]
+    said = " ".join(run("--help").out.split()).partition("Exit codes: ")[2]
+
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)] == codes
+    assert [int(code) for code in re.findall(r"\d+", said)] == codes
 
 
 @pytest.mark.parametrize(

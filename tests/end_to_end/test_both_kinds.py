@@ -106,6 +106,17 @@ async def test_a_job_without_memory_ends_its_run(site: Site, slurm_cluster: Slur
 
 
 @pytest.mark.slurm
+async def test_scancel_ends_a_jobs_run_cancelled_and_says_by_whom(site: Site, tmp_path: Path) -> None:
+    pair = await start_both(site, tmp_path)
+    await pair.until_running()
+    for submission in pair.submissions:
+        site.slurm.run("scancel", submission.job_id or "")
+    for run in await pair.end():
+        assert (run.state_type, run.state_name) == (StateType.CANCELLED, "Cancelled"), run.state
+        assert "by uid 0 (root)" in message(run)
+
+
+@pytest.mark.slurm
 async def test_a_worker_killed_between_sbatch_and_its_record_finds_its_job_again(site: Site, tmp_path: Path) -> None:
     # Both submissions get as far as that; the worker never sees their answers.
     killing = f"""

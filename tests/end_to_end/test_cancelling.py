@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -45,6 +47,24 @@ async def test_cancelling_a_queued_run_cancels_its_job(site: Site, tmp_path: Pat
     await site.cancel(run_id)
     run = await site.end(run_id, CANCEL_SECONDS)
     assert run.state_name == "Cancelled"
+    (submission,) = site.submissions(run_id)
+    assert slurm_state(site, submission.job_id or "").startswith("CANCELLED")
+
+
+@pytest.mark.slurm
+async def test_prefects_own_command_cancels_a_runs_job(site: Site, tmp_path: Path) -> None:
+    deployed = await site.deploy(script_application(tmp_path, "cancelled-by-command", SLEEP))
+    run_id = await site.start(deployed, resources={"extra": {"hold": ""}})
+    await site.until(run_id, "Held")
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "prefect", "flow-run", "cancel", str(run_id)],
+        env=site.worker.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (await site.end(run_id, CANCEL_SECONDS)).state_name == "Cancelled"
     (submission,) = site.submissions(run_id)
     assert slurm_state(site, submission.job_id or "").startswith("CANCELLED")
 

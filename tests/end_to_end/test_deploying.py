@@ -252,7 +252,7 @@ async def test_a_changed_block_is_not_run(site: Site, tmp_path: Path) -> None:
     [
         ({"directory": "/no/such/folder"}, "no such directory"),
         ({"resources": {"extra": {"wrap": "x"}}}, "wrap"),
-        ({"resources": {"extra": {"comment": "a\nb"}}}, "comment"),
+        ({"resources": {"extra": {"output": "a\nb"}}}, r"'output' does not take 'a\nb'"),
         ({"resources": {"partition": "nowhere"}}, "Invalid partition"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -12,6 +12,8 @@ from tests.cluster.site import Site, message
 from tests.cluster.waiting import await_until
 from tests.end_to_end.flows import deploy_flow
 
+CANCEL_SECONDS = 30
+
 
 @pytest.mark.slurm
 async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(site: Site, tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: P
     run_id = await site.start(await deploy_flow(site, tmp_path), how="sleep", marker=str(marker))
     await await_until(lambda: _exists(marker), 90, "the flow to run")
     await site.cancel(run_id)
-    run = await site.end(run_id, 40)
+    run = await site.end(run_id, CANCEL_SECONDS)
     assert run.state_name == "Cancelled"
     (submission,) = site.submissions(run_id)
     assert site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", submission.job_id or "").startswith(
@@ -69,7 +71,7 @@ async def test_cancelling_a_queued_flow_cancels_its_job(site: Site, tmp_path: Pa
     run_id = await site.start(await deploy_flow(site, tmp_path, extra={"hold": ""}), how="well")
     await site.until(run_id, "Held")
     await site.cancel(run_id)
-    assert (await site.end(run_id, 40)).state_name == "Cancelled"
+    assert (await site.end(run_id, CANCEL_SECONDS)).state_name == "Cancelled"
 
 
 @pytest.mark.slurm

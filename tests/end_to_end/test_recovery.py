@@ -27,9 +27,11 @@ async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Pa
     await await_until(lambda: _runs_on_a_node(site, running), 60, "the job to run")
     site.worker.kill()
     site.worker.start()
-    go_on.touch()
     (held,) = site.submissions(waiting)
     site.slurm.run("scontrol", "release", held.job_id or "")
+    # The first worker never saw it there.
+    await await_until(lambda: _runs_on_a_node(site, waiting), 60, "the second worker to tell that the job runs")
+    go_on.touch()
     for run_id in (waiting, running):
         run = await site.end(run_id)
         assert run.state_name == "Completed", run.state

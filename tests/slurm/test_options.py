@@ -31,6 +31,42 @@ def test_options_become_arguments_of_one_word_each() -> None:
     )  # fmt: skip
 
 
+# As sbatch's manual has them, and not as the code does.
+SBATCH: dict[str, tuple[object, tuple[str, ...]]] = {
+    "partition": ("debug", ("--partition=debug",)),
+    "account": ("physics", ("--account=physics",)),
+    "qos": ("high", ("--qos=high",)),
+    "time_limit": ("1:30:00", ("--time=1:30:00",)),
+    "nodes": ("2-4", ("--nodes=2-4",)),
+    "tasks": (8, ("--ntasks=8",)),
+    "tasks_per_node": (4, ("--ntasks-per-node=4",)),
+    "cpus_per_task": (2, ("--cpus-per-task=2",)),
+    "memory": ("4G", ("--mem=4G",)),
+    "memory_per_cpu": ("1G", ("--mem-per-cpu=1G",)),
+    "gpus": ("a100:2", ("--gpus=a100:2",)),
+    "gres": ("gpu:2,shard:1", ("--gres=gpu:2,shard:1",)),
+    "constraint": ("skylake&ssd", ("--constraint=skylake&ssd",)),
+    "reservation": ("course", ("--reservation=course",)),
+    "array": ("0-9%4", ("--array=0-9%4",)),
+    "dependency": ("afterok:1:2", ("--dependency=afterok:1:2", "--kill-on-invalid-dep=yes")),
+    "mail_type": ("END,FAIL", ("--mail-type=END,FAIL",)),
+    "mail_user": ("me@example.org", ("--mail-user=me@example.org",)),
+    "exclusive": (True, ("--exclusive",)),
+    "requeue": (True, ("--requeue",)),
+    "extra": ({"nodelist": "node7"}, ("--nodelist=node7",)),
+}
+
+
+@pytest.mark.parametrize("field", SlurmResources.model_fields)
+def test_every_field_is_its_option_of_sbatch_and_is_found_again_in_a_script(field: str) -> None:
+    value, options = SBATCH[field]
+    resources = check_resources({field: value})
+
+    assert [option for option in resources.to_arguments() if option != "--no-requeue"] == list(options)
+    script = "".join(f"#SBATCH {option}\n" for option in options)
+    assert resources_of(parse_directives(f"#!/bin/sh\n{script}")) == resources
+
+
 def test_whether_a_job_may_be_requeued_is_always_said() -> None:
     assert SlurmResources().to_arguments() == ("--no-requeue",)
     assert SlurmResources(requeue=True).to_arguments() == ("--requeue",)

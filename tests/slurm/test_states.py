@@ -130,6 +130,28 @@ def test_a_state_that_slurm_did_not_have_yet_is_never_an_end() -> None:
     assert not status(row("COMPLETED", task=0), row("HIBERNATING", task=1)).final
 
 
+@pytest.mark.parametrize(
+    ("state", "phase", "name"),
+    [
+        ("POWER_UP_NODE", Phase.PENDING, "Queued"),
+        ("EXPEDITING", Phase.PENDING, "Queued"),
+        ("REQUEUE_FED", Phase.PENDING, "Queued"),
+        ("REQUEUE_HOLD", Phase.PENDING, "Held"),
+        ("RESV_DEL_HOLD", Phase.PENDING, "Held"),
+        ("STAGE_OUT", Phase.RUNNING, "Running"),
+        ("SIGNALING", Phase.RUNNING, "Running"),
+        ("RESIZING", Phase.RUNNING, "Running"),
+        ("STOPPED", Phase.RUNNING, "Running"),
+    ],
+)
+def test_a_state_on_the_way_is_never_an_end_and_held_ones_need_a_person(state: str, phase: Phase, name: str) -> None:
+    # However long squeue has not shown it, and whether or not the job may be requeued.
+    found = status(row(state), gone_for=2 * ABSENCE_SECONDS, requeue=False)
+
+    assert (found.phase, found.name, found.final) == (phase, name, False)
+    assert found.needs_person == (name == "Held")
+
+
 def test_every_state_of_slurms_is_in_the_table() -> None:
     base = {"PENDING", "RUNNING", "SUSPENDED", "COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "NODE_FAIL", "PREEMPTED",
             "BOOT_FAIL", "DEADLINE", "OUT_OF_MEMORY"}  # fmt: skip

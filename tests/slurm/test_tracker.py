@@ -222,6 +222,23 @@ async def test_a_lasting_silence_is_told_until_slurm_answers_again(tmp_path: Pat
         assert tracker.problem is None
 
 
+async def test_an_unknown_state_is_warned_about_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cluster = ScriptedCluster(tmp_path, {"1": seen("QUANTUM_TUNNELLING")})
+    tracker = JobTracker(cluster)
+
+    async def asked_thrice() -> bool:
+        tracker.wake()
+        return len(cluster.asked) >= 3
+
+    with tracker.watch(a_job()) as watch:
+        await await_until(asked_thrice, 10, "the third question")
+        assert watch.current is None
+
+    warnings = [record.getMessage() for record in caplog.records if "QUANTUM_TUNNELLING" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "Job 1" in warnings[0]
+
+
 async def test_a_cluster_that_breaks_does_not_end_the_watch(tmp_path: Path) -> None:
     class Broken(ScriptedCluster):
         async def query(self, jobs: object) -> dict[str, Observation]:
