@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import run
+from jobbergate_flows.cli.exits import Exit
+from tests.cli.command_line import run, start
+from tests.cluster.waiting import wait_until
 
 _STATE = r"^\d\d:\d\d:\d\d (Scheduled|Pending|Submitting|Running|Completed|Failed)\b"
 
@@ -65,3 +68,22 @@ def test_the_demo_tells_a_run_from_its_start_to_its_end_and_leaves_nothing(
         assert line in ended.out
     addresses = re.findall(r"the run in the UI: http://127\.0\.0\.1:\d+/runs/flow-run/[0-9a-f-]{36}$", ended.out, re.M)
     assert len(addresses) == 1
+
+
+def test_an_interrupted_demo_ends_its_job_too(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    (tmp_path / "python3").write_text(f"#!/bin/sh\ntouch {runs}\nexec sleep 600\n")
+    (tmp_path / "python3").chmod(0o755)
+    demo = start("demo", env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)})
+    try:
+        wait_until(runs.exists, 120, "the job")
+        demo.send_signal(signal.SIGINT)
+        out, _ = demo.communicate(timeout=120)
+    finally:
+        demo.kill()
+
+    assert demo.returncode == Exit.INTERRUPTED
+    assert "Cancelling the run and its job\n" in out
+    folder = re.findall(r"SQLite in (\S+)", out)[0]
+    assert not Path(folder).exists()
+    assert processes_of(folder) == []
