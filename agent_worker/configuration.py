@@ -74,10 +74,19 @@ _PASSED = re.compile(
     r"|CLIENT_\w+|LOGGING_LEVEL|DEBUG_MODE|_\w+)$"
 )
 
+_CREDENTIALS = {"PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"}
+
 
 class FlowJobConfiguration(BaseJobConfiguration):
     """One flow run's job, as template, deployment and run say it; `SlurmJobConfiguration` adds the resources."""
 
+    # As Prefect has it, but for its repr: what is in it is nobody's to read.
+    env: dict[str, str | None] = Field(
+        default_factory=dict,
+        title="Environment Variables",
+        description="Environment variables to set when starting a flow run.",
+        repr=False,
+    )
     modules: list[str] = _MODULES
     setup_commands: list[str] = _SETUP
     directory: str = _DIRECTORY
@@ -94,10 +103,16 @@ class FlowJobConfiguration(BaseJobConfiguration):
         return modules
 
     def prepare_for_flow_run(self, flow_run: FlowRun, *args: Any, **kwargs: Any) -> None:
-        """As Prefect does it, and then without what belongs to the worker's host only."""
+        """As Prefect does it, and then without what belongs to the worker's host only.
+
+        Where the deployment names credentials of its own, the worker's are not passed on beside them.
+        """
         own = dict(self.env)
         super().prepare_for_flow_run(flow_run, *args, **kwargs)
-        self.env = {name: value for name, value in self.env.items() if name in own or _PASSED.fullmatch(name)}
+        kept = {name for name in self.env if name in own or _PASSED.fullmatch(name)}
+        if not _CREDENTIALS.isdisjoint(own):
+            kept -= _CREDENTIALS - own.keys()
+        self.env = {name: value for name, value in self.env.items() if name in kept}
 
     def missed(self, flow_run: FlowRun, now: datetime) -> bool:
         """Whether a scheduled run comes too late to be started."""

@@ -12,6 +12,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import Cancelled, Crashed, Failed
 
 from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.flow_output import OwnOutput
 from agent_worker.flow_script import environment_text, flow_job_script
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.applications.job_script import JobScript
@@ -22,6 +23,7 @@ from jobbergate_flows.job_pages import job_script_markdown
 from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.reporting import JobReporter
+from jobbergate_flows.run_logs import log_output
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
@@ -41,8 +43,8 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[
     What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
 
     Returns:
-        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended;
-        None otherwise.
+        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended,
+        and before the job's end is marked told; None otherwise.
     """
     session = await session_for()
     logger = flow_run_logger(flow_run)
@@ -61,6 +63,12 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[
     return await follow(session, flow_run, job)
 
 
+async def finish(session: ClusterSession, flow_run: FlowRun) -> State[Any] | None:
+    """Settle a run that is over itself with its job, where that has one whose end was not told. Returns as `live`."""
+    job = await session.job_of(str(flow_run.id), "flow")
+    return None if job is None else await follow(session, flow_run, job)
+
+
 async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> State[Any] | None:
     """Follow a submitted flow's job to its end, and settle the run's state with it. Returns as `live` does."""
     logger = flow_run_logger(flow_run)
@@ -76,10 +84,12 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
         if report is not None:
             report.tell(status)
 
+    own = OwnOutput()
+
     async def show_output(lines: Sequence[OutputLine]) -> None:
-        # Not in the run's logs: there the engine's own are.
         if report is not None:
-            report.add_output(lines)
+            report.heard()
+        await log_output(logger, own.of(lines), flow_run_id=flow_run.id)
 
     status = await session.wait(job, on_status=show, on_output=show_output)
     await follower.settle()
@@ -95,17 +105,19 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
         if status.phase is not Phase.COMPLETED:
             await _forward_tail(session, job, logger)
         if not ending.is_cancelled():
-            decided = await session.next_attempt(job, status)
+            decided = await session.next_attempt(job, status, on_wait=logger.warning)
             ending = state_after(ending, job, decided, datetime.now(UTC))
-        if not ending.is_scheduled():
+        if not ending.is_scheduled() and not _says(run.state, ending):
             await force_state(flow_run.id, ending)
     try:
         await publish_job(session, job, status, await RunArtifacts.of(flow_run, job.key), logger, results=False)
     except Exception:
         # The run's next attempt matters more than the pages of this one.
         logger.exception("Job %s has not all of its pages", job.job_id)
+    if ending is not None and ending.is_scheduled():
+        return ending
     await session.mark_told(job)
-    return ending if ending is not None and ending.is_scheduled() else None
+    return None
 
 
 def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> State[Any] | None:
@@ -126,6 +138,11 @@ def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> Sta
     if status.phase is Phase.COMPLETED:
         return Crashed(message=f"Slurm job {job.job_id} is {status.message}, but the flow did not report its end")
     return state_for(status, job)
+
+
+def _says(current: State[Any] | None, ending: State[Any]) -> bool:
+    """Whether an earlier life has told that end: setting it again would be another event of it."""
+    return current is not None and (current.name, current.message) == (ending.name, ending.message)
 
 
 async def _submit(
@@ -165,7 +182,9 @@ async def _submit(
     logger.info("Submitted as Slurm job %s on %s; it runs in %s", job.job_id, job.cluster, job.directory)
     artifacts = await RunArtifacts.of(flow_run, job.key)
     await artifacts.add(
-        "job-script", job_script_markdown(order.script), description="The job script as it was submitted"
+        "job-script",
+        job_script_markdown(order.script, order.arguments),
+        description="The job script as it was submitted",
     )
     return job
 

@@ -37,13 +37,14 @@ async def recover_runs(
     """
     while True:
         try:
-            for run in await _left_behind(supervisor, work_pool, worker_name):
+            online = await _online(work_pool)
+            for run in await _left_behind(supervisor, work_pool, worker_name, online):
                 try:
                     await _take_up(supervisor, run, configure)
                 except Exception:
                     # One run that cannot be taken up holds up no other.
                     _logger.exception("Run %s could not be taken up; trying again", run.id)
-            for run in await _ended_alone(supervisor):
+            for run in await _ended_alone(supervisor, work_pool, worker_name, online):
                 await supervisor.hold(run, "ended")
         except Exception:
             _logger.exception("Looking for runs to take up failed; trying again")
@@ -57,8 +58,7 @@ def is_left_behind(run: FlowRun, *, pid: str, worker_name: str, online: set[str]
         pid: What the run's infrastructure_pid is where its cluster is ours.
         online: The names of the pool's workers that the server has heard of lately.
     """
-    owner = run.labels.get("prefect.worker.name")
-    ours = owner in (None, worker_name) or owner not in online
+    ours = _is_ours(run, worker_name, online)
     if run.infrastructure_pid == pid:
         return ours
     if run.infrastructure_pid or run.state is None or not run.state.is_pending():
@@ -66,12 +66,21 @@ def is_left_behind(run: FlowRun, *, pid: str, worker_name: str, online: set[str]
     return ours and now - run.state.timestamp > LOST_AFTER
 
 
-async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str) -> list[FlowRun]:
+def _is_ours(run: FlowRun, worker_name: str, online: set[str]) -> bool:
+    owner = run.labels.get("prefect.worker.name")
+    return owner in (None, worker_name) or owner not in online
+
+
+async def _online(work_pool: str) -> set[str]:
+    async with get_client() as client:
+        workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
+    return {worker.name for worker in workers if worker.status == "ONLINE"}
+
+
+async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]) -> list[FlowRun]:
     session = supervisor.session
     async with get_client() as client:
         runs = await runs_of_pool(client, work_pool, _UNFINISHED)
-        workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
-    online = {worker.name for worker in workers if worker.status == "ONLINE"}
     held = supervisor.held
     return [
         run
@@ -87,22 +96,29 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str)
     ]
 
 
-async def _ended_alone(supervisor: Supervisor) -> list[FlowRun]:
+async def _ended_alone(supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]) -> list[FlowRun]:
     """Runs that are over while the ledger still has their jobs.
 
-    A flow on a node tells its end without its worker; and what the server does not know any more was deleted. Of the
-    latter only flows that ran as a job count, as no worker but ours submits those: other submissions in the ledger may
-    be of runs of another server.
+    A flow on a node tells its end without its worker: whoever holds it may still bring it to another attempt, so what
+    another worker or another pool's has is left to that. What the server does not know any more was deleted; of that
+    only flows that ran as a job count, as no worker but ours submits those: other submissions in the ledger may be of
+    runs of another server.
     """
     held = {str(run_id) for run_id in supervisor.held}
-    kinds = {row.flow_run_id: row.kind for row in await supervisor.session.unfinished()}
-    open_ = [UUID(run_id) for run_id in sorted(filter(None, kinds)) if run_id not in held]
+    rows = [row for row in await supervisor.session.unfinished() if row.flow_run_id and row.flow_run_id not in held]
+    open_ = sorted({UUID(row.flow_run_id) for row in rows if row.flow_run_id})
+    flows = {UUID(row.flow_run_id) for row in rows if row.flow_run_id and row.kind == "flow"}
     async with get_client() as client:
         known = await runs_of_ids(client, open_)
-    ended = [run for run in known if run.state is not None and run.state.is_final()]
-    deleted = [run_id for run_id in set(open_) - {run.id for run in known} if kinds[str(run_id)] == "flow"]
+    ended = [
+        run
+        for run in known
+        if run.state is not None
+        and run.state.is_final()
+        and (run.id not in flows or (run.work_pool_name in (None, work_pool) and _is_ours(run, worker_name, online)))
+    ]
     # Nobody looks at more than their ids.
-    return ended + [FlowRun(id=run_id, flow_id=run_id) for run_id in deleted]
+    return ended + [FlowRun(id=run_id, flow_id=run_id) for run_id in flows - {run.id for run in known}]
 
 
 async def _take_up(

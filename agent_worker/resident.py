@@ -18,7 +18,7 @@ from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_r
 from jobbergate_flows.flows import run_application
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
-from jobbergate_flows.slurm.ledger import SubmissionStatus
+from jobbergate_flows.slurm.ledger import Submission, SubmissionStatus
 from jobbergate_flows.slurm.session import ClusterSession
 
 _logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ async def live(
     leaves the run as it is.
 
     Returns:
-        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended;
-        None otherwise.
+        The state in which the run goes back to its queue for another attempt, which is to be set when this has ended,
+        and before the job's end is marked told; None otherwise.
 
     Args:
         flow_run: The run.
@@ -45,9 +45,6 @@ async def live(
         recovered: Whether an earlier worker began it: the task runs of its first life are ended first.
     """
     deaths = 0
-    if not recovered:
-        # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
-        await _mark_told(flow_run)
     while True:
         if recovered or deaths:
             await end_task_runs(flow_run.id, "The worker was restarted; another task run goes on with this.")
@@ -62,7 +59,7 @@ async def live(
             _logger.exception("The coroutine of flow run %s died", flow_run.id)
         current = await read_run(flow_run.id)
         if current is None or current.state is None or current.state.is_final():
-            await _mark_told(flow_run)
+            await (await session_for()).mark_run_told(str(flow_run.id), "application")
             return None
         if current.state.is_scheduled() or current.state.is_paused():
             return None
@@ -74,8 +71,6 @@ async def live(
             )
             return None
         if state is not None and state.is_scheduled():
-            # The ledger knows why there is another attempt: from here on a new life of the run makes it.
-            await _mark_told(flow_run)
             return state
         deaths += 1
         if deaths >= MAX_DEATHS:
@@ -93,30 +88,24 @@ async def finish_jobs(session: ClusterSession, flow_run: FlowRun) -> None:
     for row in await asyncio.to_thread(session.ledger.of_flow_run, str(flow_run.id)):
         if row.told or row.status in (SubmissionStatus.REFUSED, SubmissionStatus.CANCELLED):
             continue
-        job = row.job or await session.settle_cancelled(row)
-        if job is not None:
-            await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
-            await session.remove_secret(job)
-            await session.mark_told(job)
+        await _finish(session, flow_run, row)
 
 
 async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
     """Wait for the end of a cancelled run's jobs, and end the run. For runs without a coroutine of their own."""
     for row in await session.cancel_flow_run(str(flow_run.id)):
-        job = row.job or await session.settle_cancelled(row)
-        if job is not None:
-            await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
-            await session.remove_secret(job)
-            await session.mark_told(job)
+        await _finish(session, flow_run, row)
     await mark_cancelled(flow_run.id, "Cancelled with its job")
     await end_task_runs(flow_run.id, "The run was cancelled.")
 
 
-async def _mark_told(flow_run: FlowRun) -> None:
-    session = await session_for()
-    for row in await asyncio.to_thread(session.ledger.of_flow_run, str(flow_run.id)):
-        if row.status is SubmissionStatus.FINAL and row.job is not None and not row.told:
-            await session.mark_told(row.job)
+async def _finish(session: ClusterSession, flow_run: FlowRun, row: Submission) -> None:
+    """Wait for the end of one submission, whose job may have to be found first, and leave nothing of it open."""
+    job = row.job or await session.settle_cancelled(row)
+    if job is not None:
+        await session.wait(job, on_status=JobReporter(job, flow_run.id).tell)
+        await session.remove_secret(job)
+        await session.mark_told(job)
 
 
 async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> State[Any]:

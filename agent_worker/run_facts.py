@@ -11,7 +11,6 @@ from agent_worker.identity.facts import Creator, RequestRefused, RunFacts
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun
-    from prefect.client.schemas.responses import DeploymentResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +53,7 @@ async def read_run_facts(
         RequestRefused: A parameter of the application's run is of a type that it cannot have.
         prefect.exceptions.ObjectNotFound: The deployment is gone.
     """
+    from jobbergate_flows.blocks.application import pin_of_form
     from jobbergate_flows.deployments import is_application
 
     deployment = None
@@ -83,7 +83,7 @@ async def read_run_facts(
         )
         return ReadRun(facts, None, flow_run.parameters)
     given = _Parameters(flow_run)
-    pin = given.text("application") or _pinned(deployment)
+    pin = given.text("application") or pin_of_form(deployment.parameter_openapi_schema)
     asked: dict[str, Any] = {
         "answers": given.mapping("answers"),
         "resources": given.mapping("resources"),
@@ -118,15 +118,6 @@ class _Parameters:
         return RequestRefused(
             f"parameter {name} is {value!a:.100}", where=self._where, hint="start a run with the deployment's form"
         )
-
-
-def _pinned(deployment: DeploymentResponse) -> str:
-    """The pin in a deployment's form: `prefect deploy` does not put it into the parameters."""
-    found: Any = deployment.parameter_openapi_schema
-    for name in ("properties", "application", "const"):
-        # Any client may have made anything of it.
-        found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, str) else ""
 
 
 def _digest(pin: str) -> str | None:

@@ -84,15 +84,22 @@ async def hand_back(flow_run_id: UUID, state: State[Any]) -> None:
     run = await read_run(flow_run_id)
     if run is None or run.state is None or run.state.is_cancelling():
         return
-    # Crashed is what the engine on a node says while it is being killed, Failed where only a part of its job was
-    # (out of memory): that Slurm's word wins over both was decided before.
-    if run.state.is_final() and not (run.state.is_crashed() or run.state.is_failed()):
+    # That Slurm's word wins over the engine's was decided before.
+    if run.state.is_final() and not may_be_killed(run.state):
         return
     async with get_client() as client:
         try:
             await client.set_flow_run_state(flow_run_id, state)
         except ObjectNotFound:
             return
+
+
+def may_be_killed(state: State[Any] | None) -> bool:
+    """Whether an engine on a node may have said that while its job was being killed. Pure.
+
+    Crashed is what it says then, and Failed where only a part of the job was killed (out of memory).
+    """
+    return state is not None and (state.is_crashed() or state.is_failed())
 
 
 async def mark_cancelled(flow_run_id: UUID, message: str) -> None:

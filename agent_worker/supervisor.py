@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -22,7 +22,7 @@ from agent_worker import flow_jobs, resident
 from agent_worker.accounts import AccountSessions
 from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
-from agent_worker.runs import hand_back
+from agent_worker.runs import hand_back, may_be_killed
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession
@@ -152,26 +152,43 @@ class Supervisor:
                 await resident.finish_cancelling(await self.accounts.of_flow_run(str(flow_run.id)), flow_run)
                 return
             if kind == "ended":
-                await resident.finish_jobs(await self.accounts.of_flow_run(str(flow_run.id)), flow_run)
+                await self._finish(flow_run)
                 return
+            if not recovered:
+                # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
+                await self.session.mark_run_told(str(flow_run.id), kind)
             admitted = await self.admission.admit(flow_run, kind, configuration)
             if admitted is None:
                 return
+            again = None
             with using_session(admitted.session):
-                again = None
                 if kind == "application":
                     again = await resident.live(flow_run, admitted.parameters, recovered=recovered)
                 elif configuration is not None:
                     again = await flow_jobs.live(flow_run, configuration)
-                if again is not None:
-                    self._held[flow_run.id].leaving = True
-                    await hand_back(flow_run.id, again)
+            if again is not None:
+                await self._let_go(flow_run, kind, again)
         except asyncio.CancelledError:
             _logger.debug("Run %s was let go", flow_run.id)
         except BaseException:
             _logger.exception("Run %s was lost by the worker; it is taken up again", flow_run.id)
         finally:
             self._held.pop(flow_run.id, None)
+
+    async def _finish(self, flow_run: FlowRun) -> None:
+        """Bring what is left of a run that is over itself to its end; or the run to its next attempt."""
+        session = await self.accounts.of_flow_run(str(flow_run.id))
+        again = await flow_jobs.finish(session, flow_run) if may_be_killed(flow_run.state) else None
+        if again is None:
+            await resident.finish_jobs(session, flow_run)
+        else:
+            await self._let_go(flow_run, "flow", again)
+
+    async def _let_go(self, flow_run: FlowRun, kind: Kind, again: State[Any]) -> None:
+        self._held[flow_run.id].leaving = True
+        await hand_back(flow_run.id, again)
+        # Not before: a run that is over, and whose job was told of, is nobody's.
+        await self.session.mark_run_told(str(flow_run.id), kind)
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)

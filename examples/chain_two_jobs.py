@@ -23,7 +23,8 @@ BEST_POINT = """#!/bin/bash
 set -euo pipefail
 results={results}
 head -n 1 "$results"
-tail -n +2 "$results" | sort --field-separator=, --key=3 --general-numeric-sort | head -n 1
+# Not `| head -n 1`: it would close the pipe while `sort` writes, which `pipefail` makes a failure.
+tail -n +2 "$results" | sort --field-separator=, --key=3 --general-numeric-sort | awk 'NR == 1'
 """
 
 

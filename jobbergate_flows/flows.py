@@ -13,6 +13,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
+from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Failed
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.asyncutils import run_coro_as_sync
@@ -20,7 +21,13 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import Field, WithJsonSchema, validate_call
 
 from jobbergate_flows.applications import Application
-from jobbergate_flows.blocks.application import ApplicationNotStored, aload_application, astore_application, pin
+from jobbergate_flows.blocks.application import (
+    ApplicationNotStored,
+    aload_application,
+    astore_application,
+    pin,
+    pin_of_form,
+)
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import SubmissionCancelled
@@ -74,7 +81,7 @@ async def _run(
     await apublish_results(job, return_state=True)
     status = outcome.status if isinstance(outcome, JobFailed) else outcome
     session = await session_for()
-    decided = await session.next_attempt(job, status)
+    decided = await session.next_attempt(job, status, on_wait=get_run_logger().warning)
     if entered_session() is None:
         # Our worker does that itself, once the server has the run's end.
         await session.mark_told(job)
@@ -111,14 +118,11 @@ async def _run_stored(
 
 
 async def _pin_of_deployment() -> str:
-    # `prefect deploy` and `flow.deploy` put the pin into the form, and not into the parameters.
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None:
         async with get_client() as client:
             deployment = await client.read_deployment(context.flow_run.deployment_id)
-        schema = deployment.parameter_openapi_schema or {}
-        pinned = schema.get("properties", {}).get("application", {}).get("const")
-        if isinstance(pinned, str):
+        if pinned := pin_of_form(deployment.parameter_openapi_schema):
             return pinned
     raise ApplicationNotStored("the run names no application", hint="deploy the application again")
 

@@ -22,11 +22,13 @@ from jobbergate_flows import metrics as lower
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.blocks.metrics import InfluxMetrics
 from jobbergate_flows.sessions import session_for
+from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.jobs import SlurmJob
 from jobbergate_flows.slurm.steps import allocations_of
 
 if TYPE_CHECKING:
     from jobbergate_flows.metrics.model import JobMetrics
+    from jobbergate_flows.metrics.reading import MetricsReader
     from jobbergate_flows.slurm.steps import Allocation
 
 
@@ -57,6 +59,16 @@ def job_metrics(
 ) -> JobMetrics:
     """See `ajob_metrics`."""
     return cast("JobMetrics", run_coro_as_sync(ajob_metrics(job, metrics=metrics, cluster=cluster)))
+
+
+async def configured_reader() -> MetricsReader | None:
+    """The reader of the metrics that the settings name; None where they name none.
+
+    Raises:
+        ValueError: There is no block of that name.
+    """
+    name = ReportSettings().metrics
+    return None if name is None else cast(InfluxMetrics, await InfluxMetrics.aload(name)).reader()
 
 
 async def ametrics_markdown(

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 
 from jobbergate_flows.applications.job_script import JobScript
-from jobbergate_flows.markdown import code, details, text, time_of
+from jobbergate_flows.markdown import code, details, table, text, time_of
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 
+ARRAY_TASKS = 1000
+"""So many of an array's tasks are listed."""
 
-def job_script_markdown(script: JobScript) -> str:
-    """The job script as submitted, and its supporting files folded below it."""
-    parts = [f"# Job script of {script.name}", code(script.text, "bash"), f"Digest: `{script.digest}`"]
+
+def job_script_markdown(script: JobScript, arguments: Sequence[str] = ()) -> str:
+    """The job script as submitted, and its supporting files folded below it.
+
+    Args:
+        arguments: The options that sbatch was given beside it: they count more than the script's own.
+    """
+    parts = [f"# Job script of {script.name}", code(script.text, "bash")]
+    if arguments:
+        given = code(shlex.join(["sbatch", *arguments]), "bash")
+        parts.append(f"Submitted with options that count more than the script's own:\n\n{given}")
+    parts.append(f"Digest: `{script.digest}`")
     parts += [details(f"Supporting file {path}", code(content)) for path, content in script.files.items()]
     return "\n\n".join(parts)
 
@@ -41,16 +53,14 @@ def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]
         "Standard output": job.standard_output or "",
         "Standard error": "" if job.standard_error == job.standard_output else (job.standard_error or ""),
     }
-    table = ["| | |", "|---|---|"]
-    table += [f"| {label} | {text(value)} |" for label, value in rows.items() if value]
-    parts = [f"# {text(status.name)}: {text(status.message)}", "\n".join(table)]
+    shown = [(label, value) for label, value in rows.items() if value]
+    parts = [f"# {text(status.name)}: {text(status.message)}", table(["", ""], shown)]
     if job.array and status.rows:
-        tasks = ["| Task | State | Exit code | Nodes |", "|---|---|---|---|"]
-        tasks += [
-            f"| {row.array_task_id} | {row.state} | {row.exit_code or ''} | {text(row.nodes or '')} |"
-            for row in status.rows[:1000]
+        tasks = [
+            (str(row.array_task_id), row.state, str(row.exit_code or ""), row.nodes or "")
+            for row in status.rows[:ARRAY_TASKS]
         ]
-        parts.append("## Array tasks\n\n" + "\n".join(tasks))
+        parts.append("## Array tasks\n\n" + table(["Task", "State", "Exit code", "Nodes"], tasks))
     parts.append("To look further:\n\n" + code(f"jobbergate-flows job show {job.job_id}", "bash"))
     return "\n\n".join(parts)
 

@@ -9,34 +9,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
 
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.live_page import LINES, LiveJob, LiveUsage, live_markdown, next_change, progress_of
-from jobbergate_flows.publishing import metrics_reader
+from jobbergate_flows.live_usage import UsageNow
 from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.jobs import JobStatus, Phase, SlurmJob
+from jobbergate_flows.slurm.latest_output import LatestOutput
 from jobbergate_flows.slurm.ledger import SubmissionKey
-from jobbergate_flows.slurm.output import OutputLine, with_task
 from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.session import ClusterSession
-from jobbergate_flows.slurm.steps import allocations_of
-
-if TYPE_CHECKING:
-    from jobbergate_flows.metrics.reading import MetricsFollower
 
 _logger = logging.getLogger(__name__)
 _CLOSING_SECONDS = 20.0
-_USAGE_SECONDS = 20.0
+_LOOK_SECONDS = 10.0
 PROGRESS = "progress"
 PAGE = "live"
+
+ReadLines = Callable[[JobStatus], Awaitable[Sequence[str]]]
+"""The last lines of the job's output."""
 
 ReadUsage = Callable[[JobStatus], Awaitable[LiveUsage | None]]
 """What the job uses now; None where nobody knows."""
@@ -64,6 +61,7 @@ class LiveReport:
         open_artifacts: Where they are shown; asked when there is something to show.
         job: The job.
         newest: Its newest status, where that is newer than the one told last: an estimated start changes often.
+        read_lines: Says what it wrote last; None where nobody looks.
         read_usage: Says what it uses; None where there are no metrics.
         pace: How often.
         attempt, attempts: Which of how many there may be; counted from 1.
@@ -75,6 +73,7 @@ class LiveReport:
         job: SlurmJob,
         *,
         newest: Callable[[], JobStatus | None] = lambda: None,
+        read_lines: ReadLines | None = None,
         read_usage: ReadUsage | None = None,
         pace: LivePace | None = None,
         attempt: int = 1,
@@ -85,11 +84,12 @@ class LiveReport:
         self._job = job
         self._newest = newest
         self._attempt, self._attempts = attempt, attempts
+        self._read_lines = read_lines
         self._read_usage = read_usage
         self._pace = pace or LivePace()
         self._status: JobStatus | None = None
         self._limit: int | None = None
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._lines: Sequence[str] = ()
         self._usage: LiveUsage | None = None
         self._usage_at = -float("inf")
         self._happened = asyncio.Event()
@@ -103,9 +103,8 @@ class LiveReport:
         if self._task is None:
             self._task = asyncio.create_task(self._keep_current())
 
-    def add_output(self, lines: Sequence[OutputLine]) -> None:
-        """What the job has written."""
-        self._lines.extend(with_task(lines))
+    def heard(self) -> None:
+        """The job has written something."""
         self._heard.set()
 
     async def close(self) -> None:
@@ -119,12 +118,14 @@ class LiveReport:
             _logger.error("The live pages of the run were not kept current", exc_info=error)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
+                await self._look_at_output()
                 await self._show()
 
     async def _keep_current(self) -> None:
         while self._status is not None and not self._status.final:
             self._happened.clear()
             self._heard.clear()
+            await self._look_at_output()
             await self._look_at_usage()
             await self._show()
             await self._wait()
@@ -135,7 +136,8 @@ class LiveReport:
         changes = next_change(self._known(), datetime.now(UTC))
         if self._status.phase is Phase.PENDING:
             changes = self._pace.estimate_seconds
-        elif self._read_usage is not None:
+        else:
+            # Of what it uses nobody tells, nor of output past the limit of what goes into the logs.
             changes = min(changes or self._pace.usage_seconds, self._pace.usage_seconds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(changes):
@@ -153,10 +155,20 @@ class LiveReport:
         self._usage_at = now
         try:
             # While it is waited for, nothing else is shown.
-            async with asyncio.timeout(_USAGE_SECONDS):
+            async with asyncio.timeout(_LOOK_SECONDS):
                 self._usage = await self._read_usage(self._status)
         except Exception as error:
             _logger.info("What the job uses cannot be read now: %s", str(error) or type(error).__name__)
+
+    async def _look_at_output(self) -> None:
+        assert self._status is not None
+        if self._read_lines is None or self._status.phase is Phase.PENDING:
+            return
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                self._lines = await self._read_lines(self._status)
+        except Exception as error:
+            _logger.info("What the job writes cannot be read now: %s", str(error) or type(error).__name__)
 
     def _known(self) -> LiveJob:
         assert self._status is not None
@@ -171,7 +183,7 @@ class LiveReport:
             self._job,
             status,
             usage=self._usage,
-            lines=tuple(self._lines),
+            lines=self._lines,
             attempt=self._attempt,
             attempts=self._attempts,
         )
@@ -189,43 +201,6 @@ class LiveReport:
             _logger.warning("The live pages of the run are not current: %s", error)
 
 
-class _UsageOf:
-    """What a running job uses now, by its newest samples."""
-
-    def __init__(self, session: ClusterSession, job: SlurmJob) -> None:
-        self._session = session
-        self._job = job
-        self._follower: MetricsFollower | None = None
-        self._limit: float | None = None
-
-    async def __call__(self, status: JobStatus) -> LiveUsage | None:
-        from jobbergate_flows.metrics.usage import newest_of
-
-        if self._job.array:
-            # Of many tasks no single number says anything.
-            return None
-        follower = self._follower or await self._begin()
-        if follower is None:
-            return None
-        self._follower = follower
-        metrics = await follower.update(datetime.now(UTC))
-        newest = await asyncio.to_thread(newest_of, metrics)
-        return None if newest is None else LiveUsage(newest.memory, self._limit, newest.cpus, newest.at)
-
-    async def _begin(self) -> MetricsFollower | None:
-        from jobbergate_flows.metrics.reading import JobSpan, MetricsFollower
-
-        reader = await metrics_reader()
-        records = await self._session.cluster.steps(self._job.job_id, since=self._job.submitted_at)
-        allocations = allocations_of(records)
-        if reader is None or not allocations:
-            return None
-        [own] = allocations
-        self._limit = own.memory / own.nodes if own.memory else None
-        span = JobSpan(own.raw_id, own.start, datetime.now(UTC), own.job_id)
-        return MetricsFollower(reader, span, only_newest=True)
-
-
 async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun | UUID | None) -> LiveReport | None:
     """The live pages of a run's job; None outside of a run, and where the settings want none."""
     settings = ReportSettings()
@@ -241,7 +216,8 @@ async def live_report(session: ClusterSession, job: SlurmJob, flow_run: FlowRun 
         lambda: RunArtifacts.of(flow_run, job.key, call=call),
         job,
         newest=lambda: session.tracker.status_of(job.job_id),
-        read_usage=_UsageOf(session, job) if settings.metrics is not None else None,
+        read_lines=LatestOutput(session.cluster, job, LINES).look,
+        read_usage=UsageNow(session, job) if settings.metrics is not None else None,
         pace=LivePace(settings.live_seconds, settings.usage_seconds),
         attempt=attempt,
         attempts=attempts,

@@ -5,45 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 from uuid import UUID
 
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.job_metrics import configured_reader, plots_markdown
 from jobbergate_flows.job_pages import summary_markdown
 from jobbergate_flows.metrics.advice import advise
 from jobbergate_flows.metrics.efficiency import Usage, efficiency
 from jobbergate_flows.metrics.report import efficiency_markdown
 from jobbergate_flows.results_page import results_markdown
-from jobbergate_flows.settings import ReportSettings
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.steps import JobRecord, allocations_of
-
-if TYPE_CHECKING:
-    from jobbergate_flows.metrics.reading import MetricsReader
 
 _BY_ACCOUNTING = (
     "This is by Slurm's accounting alone. Closer peaks and plots over time need samples of the job: an `InfluxMetrics` "
     "block, named in the worker's setting `METRICS`, and a job that lives for some of them."
 )
-_RECORD_TRIES = 4
 _METRICS_SECONDS = 300.0
 Logger = logging.Logger | logging.LoggerAdapter[Any]
-
-
-async def metrics_reader() -> MetricsReader | None:
-    """The reader of the metrics that the settings name; None where they name none.
-
-    Raises:
-        ValueError: There is no block of that name.
-    """
-    name = ReportSettings().metrics
-    if name is None:
-        return None
-    from jobbergate_flows.blocks.metrics import InfluxMetrics
-
-    return cast(InfluxMetrics, await InfluxMetrics.aload(name)).reader()
 
 
 async def publish_job(
@@ -79,8 +61,7 @@ async def publish_job(
             logger.warning("Job %s has no %s: %s", job.job_id, what, _words(error))
 
     async def publish_use() -> None:
-        # Accounting has a short job's steps some moments after its end.
-        records = await _records(session, job)
+        records = await session.records(job)
         usages: Sequence[Usage] = ()
         if records:
             try:
@@ -112,21 +93,10 @@ async def publish_job(
         await page("list of results", publish_results)
 
 
-async def _records(session: ClusterSession, job: SlurmJob) -> list[JobRecord]:
-    records: list[JobRecord] = []
-    for attempt in range(_RECORD_TRIES):
-        if attempt:
-            await asyncio.sleep(1)
-        records = await session.cluster.steps(job.job_id, since=job.submitted_at)
-        if records and all(record.end is not None for record in records if record.start is not None):
-            break
-    return records
-
-
 async def _publish_plots(
     job: SlurmJob, records: Sequence[JobRecord], artifacts: RunArtifacts, task_run_id: UUID | None
 ) -> list[Usage]:
-    reader = await metrics_reader()
+    reader = await configured_reader()
     allocations = allocations_of(records)
     if reader is None or not allocations:
         return []
@@ -135,7 +105,6 @@ async def _publish_plots(
     # A database that answers byte by byte is never silent for as long as its own limit.
     async with asyncio.timeout(_METRICS_SECONDS):
         metrics = await job_metrics(allocations, reader)
-    from jobbergate_flows.job_metrics import plots_markdown
     from jobbergate_flows.metrics.usage import usages_of
 
     await artifacts.add(

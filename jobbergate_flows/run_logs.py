@@ -7,10 +7,13 @@ written would be missing when its worker is killed, or its server is away for a 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -19,11 +22,43 @@ from prefect.client.schemas.actions import LogCreate
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from jobbergate_flows.reporting import settings_alone
+from jobbergate_flows.slurm.output import OutputLine, in_entries, with_task
 
 _GATHER_SECONDS = 0.5
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0, 15.0)
 _IDLE_SECONDS = 30.0
 _BATCH = 500
+
+
+async def log_output(
+    logger: logging.Logger | logging.LoggerAdapter[Any],
+    lines: Sequence[OutputLine],
+    *,
+    flow_run_id: UUID | None,
+    task_run_id: UUID | None = None,
+) -> None:
+    """Log a job's output, standard error as warnings, floods in few entries; and return when the run's logs have it.
+
+    Args:
+        logger: Shows it here.
+        flow_run_id: The run in whose logs it is to be; None outside of one.
+
+    Raises:
+        httpx.HTTPError: See `LogOutbox.send`. Nothing was logged here then.
+    """
+    entries = in_entries(lines)
+    levels = [logging.WARNING if line.stream == "stderr" else logging.INFO for line in entries]
+    said = list(zip(levels, with_task(entries), strict=True))
+    if flow_run_id is not None:
+        of_run = {"name": logger.name, "flow_run_id": flow_run_id, "task_run_id": task_run_id}
+        await LogOutbox.here().send(
+            [
+                LogCreate.model_validate({**of_run, "level": level, "message": text, "timestamp": datetime.now(UTC)})
+                for level, text in said
+            ]
+        )
+    for level, text in said:
+        logger.log(level, "%s", text, extra={"send_to_api": False})
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from prefect.client.schemas.actions import LogCreate
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
@@ -50,12 +48,12 @@ from jobbergate_flows.live import live_report
 from jobbergate_flows.publishing import publish_job
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.run_labels import label_run
-from jobbergate_flows.run_logs import LogOutbox
+from jobbergate_flows.run_logs import log_output
 from jobbergate_flows.sessions import entered_session, session_for
 from jobbergate_flows.slurm.errors import ClusterUnreachable, SubmissionCancelled
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.options import SlurmResources, check_resources
-from jobbergate_flows.slurm.output import OutputLine, in_entries, with_task
+from jobbergate_flows.slurm.output import OutputLine
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.retries import RetryPolicy, check_policy
 from jobbergate_flows.slurm.submission import SubmissionOrder
@@ -163,7 +161,7 @@ async def _submit_job_script(
     artifacts = await _artifacts(job, call)
     await artifacts.add(
         "job-script",
-        job_script_markdown(script),
+        job_script_markdown(script, order.arguments),
         description="The job script as it was submitted",
         task_run_id=_task_run_id(),
     )
@@ -193,30 +191,9 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
             report.tell(status)
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
-        entries = in_entries(lines)
-        levels = [logging.WARNING if line.stream == "stderr" else logging.INFO for line in entries]
-        said = list(zip(levels, with_task(entries), strict=True))
-        if (flow_run_id := _flow_run_id()) is not None:
-            # The ledger then says that these lines were handed over: so the server must have them.
-            await LogOutbox.here().send(
-                [
-                    LogCreate.model_validate(
-                        {
-                            "name": logger.name,
-                            "level": level,
-                            "message": text,
-                            "timestamp": datetime.now(UTC),
-                            "flow_run_id": flow_run_id,
-                            "task_run_id": _task_run_id(),
-                        }
-                    )
-                    for level, text in said
-                ]
-            )
-        for level, text in said:
-            logger.log(level, "%s", text, extra={"send_to_api": False})
         if report is not None:
-            report.add_output(lines)
+            report.heard()
+        await log_output(logger, lines, flow_run_id=_flow_run_id(), task_run_id=_task_run_id())
 
     try:
         status = await session.wait(job, on_status=show_status, on_output=show_output)

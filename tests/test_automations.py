@@ -6,12 +6,10 @@ import asyncio
 import json
 import os
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -24,24 +22,31 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.events.schemas.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import AwaitingRetry, Completed, Crashed, Running
 
 from jobbergate_flows.reporting import EventOutbox, JobReporter
 from jobbergate_flows.slurm.jobs import JobRow, JobStatus, SlurmJob
 from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.states import state_for
 from tests.cluster.events import read_events
+from tests.cluster.http_server import Post, answering
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.waiting import await_until
 
 FILES = Path(__file__).parents[1] / "deployments" / "automations"
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Receiver:
     """What a webhook got: subjects and bodies."""
 
-    url: str
     block_id: UUID
-    got: list[dict[str, str]] = field(default_factory=list)
+    posts: Sequence[Post]
+
+    @property
+    def got(self) -> list[dict[str, str]]:
+        """What has come so far."""
+        return [json.loads(post.body) for post in self.posts]
 
     async def subjects(self, count: int) -> list[str]:
         """Wait until so many notifications have come, and return all subjects."""
@@ -62,26 +67,11 @@ def server() -> Iterator[PrefectServer]:
 
 @pytest.fixture
 async def receiver(server: PrefectServer) -> AsyncIterator[Receiver]:
-    got: list[dict[str, str]] = []
-
-    class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_anything: object) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Webhook) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{http.server_port}/"
+    with answering() as (url, posts):
         block = CustomWebhookNotificationBlock(
             name="ops", url=url, json_data={"subject": "{{subject}}", "body": "{{body}}"}
         )
-        block_id = await block.save(f"ops-{uuid4().hex}")
-        yield Receiver(url, block_id, got)
-        http.shutdown()
+        yield Receiver(await block.save(f"ops-{uuid4().hex}"), posts)
 
 
 @asynccontextmanager
@@ -172,6 +162,24 @@ async def test_a_failed_job_notifies_once_for_each_job(
 
     assert sorted(subjects) == ["mine of alice: Failed", "slow of alice: TimedOut"]
     assert all(f"Run: {run.name} http" in one["body"] and str(run.id) in one["body"] for one in receiver.got)
+
+
+async def test_a_failed_run_notifies_once_whatever_attempts_it_had(
+    server: PrefectServer, receiver: Receiver, tmp_path: Path
+) -> None:
+    run, fine, lost = [await a_run() for _ in range(3)]
+    async with applied(server, tmp_path, "failed-run", receiver.block_id), get_client() as client:
+        await client.set_flow_run_state(fine.id, Completed(), force=True)
+        for _ in range(2):
+            await client.set_flow_run_state(run.id, Running(), force=True)
+            await tell("large", "OUT_OF_MEMORY", run=run)
+            await client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+        await client.set_flow_run_state(run.id, state_for(status("OUT_OF_MEMORY")), force=True)
+        await client.set_flow_run_state(lost.id, Crashed(), force=True)
+        subjects = await receiver.subjects(2)
+
+    assert sorted(subjects) == sorted([f"{run.name}: OutOfMemory", f"{lost.name}: Crashed"])
+    assert any("used more memory" in one["body"] and str(run.id) in one["body"] for one in receiver.got)
 
 
 async def test_out_of_memory_notifies(server: PrefectServer, receiver: Receiver, tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from prefect.blocks.core import Block
 from pydantic import Field
@@ -102,6 +103,20 @@ class StoredApplication(Block):
 def pin(application: Application) -> str:
     """`<name>@sha256:<hex>`: the constant by which a deployment names its application."""
     return f"{application.name}@{application.digest}"
+
+
+def pin_of_form(schema: Mapping[str, Any] | None) -> str:
+    """The pin in a deployment's form; empty where there is none.
+
+    `prefect deploy` and `flow.deploy` put it there, and not into the parameters.
+
+    Args:
+        schema: The deployment's `parameter_openapi_schema`, of which any client may have made anything.
+    """
+    found: Any = schema
+    for name in ("properties", "application", "const"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else ""
 
 
 def block_name(pinned: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +80,7 @@ def add(
 ) -> None:
     """Allow a deployment's application, or exactly what one run asks for (--run), to run as you."""
     from agent_worker.identity.consent import add as add_line
-    from agent_worker.identity.consent import write_line
+    from agent_worker.identity.consent import parse_line, write_line
 
     limits = {
         "expires": expires,
@@ -117,6 +118,9 @@ def add(
             )
         digest = None if application is None else application.rpartition("@")[2]
         line = write_line(deployment, application=digest, options=options)
+    parsed = parse_line(line)
+    if parsed is not None and parsed.expires is not None and parsed.expires <= datetime.now(UTC):
+        raise BadInput(f"--expires {expires} is over: it would allow nothing", hint="give a time to come")
     add_line(_path(file), line)
     if as_json:
         print_json({"file": _path(file), "line": line})

@@ -23,7 +23,9 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.sorting import LogSort
+from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_UI_URL, temporary_settings
+from prefect.states import Cancelling
 from rich.console import Console
 
 from jobbergate_flows.applications.skeleton import create_application
@@ -33,6 +35,7 @@ from jobbergate_flows.errors import JobbergateFlowsError
 _POOL = "slurm"
 _START_SECONDS = 120
 _LOGS_SECONDS = 15
+_CANCEL_SECONDS = 30
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -46,6 +49,8 @@ class _Demo:
     port: int
     environment: dict[str, str]
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: UUID | None = None
+    """The run, while it is not over."""
 
     @property
     def server_url(self) -> str:
@@ -99,7 +104,11 @@ def run_demo(keep: bool = False, cluster: str = "local") -> int:
         # Whoever ends the demo ends what it started as well.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with temporary_settings(settings):
-            completed = asyncio.run(_demonstrate(demo))
+            try:
+                completed = asyncio.run(_demonstrate(demo))
+            finally:
+                if demo.running is not None:
+                    asyncio.run(_cancel(demo.running))
         kept = keep
         return 0 if completed else 1
     finally:
@@ -128,7 +137,9 @@ async def _demonstrate(demo: _Demo) -> bool:
         run = await client.create_flow_run_from_deployment(deployed.id, parameters={"directory": str(jobs)})
         url = f"{demo.server_url}/runs/flow-run/{run.id}"
         _console.print(f"[bold]Started a run[/] of it: {run.name}\n  in the UI: {url}")
+        demo.running = run.id
         completed = await _follow(client, run.id)
+        demo.running = None
         async for artifact in _artifacts(client, run.id):
             _console.print(f"  artifact: {artifact}")
         _console.print(f"  the run in the UI: {url}")
@@ -168,6 +179,21 @@ async def _follow(client: PrefectClient, run_id: UUID) -> bool:
             if said_all or now - ended_at > _LOGS_SECONDS:
                 return last.is_completed()
         await asyncio.sleep(0.5)
+
+
+async def _cancel(run_id: UUID) -> None:
+    """End the run and its job, which the worker's end would leave alone."""
+    _console.print("Cancelling the run and its job")
+    try:
+        async with asyncio.timeout(_CANCEL_SECONDS), get_client() as client:
+            await client.set_flow_run_state(run_id, Cancelling())
+            while True:
+                run = await client.read_flow_run(run_id)
+                if run.state is not None and run.state.is_final():
+                    return
+                await asyncio.sleep(0.5)
+    except (TimeoutError, httpx.HTTPError, PrefectException) as error:
+        _console.print(f"The run could not be cancelled, its job may go on: {_plain(str(error) or 'no answer')}")
 
 
 async def _artifacts(client: PrefectClient, run_id: UUID) -> AsyncIterator[str]:

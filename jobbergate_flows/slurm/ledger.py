@@ -362,6 +362,15 @@ class Ledger:
         """The job has ended like this, and another attempt is made because of it."""
         self._update(key, retried=True, ending=asdict(ending))
 
+    def forget_retries(self, flow_run_id: str) -> None:
+        """No attempt follows because of how that run's newest ones ended: the next one is a person's new start."""
+        newest = {
+            (row.scope, row.call): row for row in sorted(self.of_flow_run(flow_run_id), key=lambda row: row.attempt)
+        }
+        for row in newest.values():
+            if row.retried:
+                self._update(row.key, retried=False)
+
     def attempts_before(self, scope: str, call: str, attempt: int) -> tuple[AttemptEnd, ...]:
         """How those attempts ended, oldest first, because of which this one is made: none where a person began it."""
         rows = {row.attempt: row for row in self._select(submissions.c.scope == scope, submissions.c.call == call)}

@@ -12,6 +12,7 @@ from jobbergate_flows.slurm.errors import ClusterUnreachable, FileRefused
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 from jobbergate_flows.slurm.paths import task_path
 
+Stream = Literal["stdout", "stderr"]
 _LINE_BYTES = 8192
 _PIECE_BYTES = 64 * 1024
 _FILES_A_ROUND = 50
@@ -31,7 +32,7 @@ class OutputLine:
     """One line of output; `task` is the array task's number."""
 
     text: str
-    stream: Literal["stdout", "stderr"]
+    stream: Stream
     task: int | None = None
 
 
@@ -63,7 +64,7 @@ class OutputFollower:
             status: The job's newest status: which array tasks there are.
             to_the_end: The job is over: an unfinished last line counts as well.
         """
-        files = self._files(status)
+        files = output_files(self._job, status)
         if not to_the_end and len(files) > _FILES_A_ROUND:
             start = self._next_file % len(files)
             files = (files + files)[start : start + _FILES_A_ROUND]
@@ -106,18 +107,19 @@ class OutputFollower:
         self.offsets[path] = offset + len(data)
         return len(data), _lines(data)
 
-    def _files(self, status: JobStatus | None) -> list[tuple[str, Literal["stdout", "stderr"], int | None]]:
-        job = self._job
-        tasks: list[int | None] = [None]
-        if job.array:
-            tasks = [row.array_task_id for row in status.rows if row.start or row.end] if status else []
-        files: list[tuple[str, Literal["stdout", "stderr"], int | None]] = []
-        for task in tasks:
-            if job.standard_output:
-                files.append((task_path(job.standard_output, task), "stdout", task))
-            if job.standard_error and job.standard_error != job.standard_output:
-                files.append((task_path(job.standard_error, task), "stderr", task))
-        return files
+
+def output_files(job: SlurmJob, status: JobStatus | None) -> list[tuple[str, Stream, int | None]]:
+    """The files into which a job writes: path, stream, and the number of the array task, of those that have begun."""
+    tasks: list[int | None] = [None]
+    if job.array:
+        tasks = [row.array_task_id for row in status.rows if row.start or row.end] if status else []
+    files: list[tuple[str, Stream, int | None]] = []
+    for task in tasks:
+        if job.standard_output:
+            files.append((task_path(job.standard_output, task), "stdout", task))
+        if job.standard_error and job.standard_error != job.standard_output:
+            files.append((task_path(job.standard_error, task), "stderr", task))
+    return files
 
 
 async def tail(cluster: Cluster, path: str, lines: int) -> list[str]:

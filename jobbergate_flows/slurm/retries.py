@@ -20,6 +20,7 @@ from jobbergate_flows.slurm.errors import OptionRefused
 from jobbergate_flows.slurm.jobs import AttemptEnd, JobRow, JobStatus, Phase
 from jobbergate_flows.slurm.options import MemoryText, SlurmResources, TimeText, form_properties
 from jobbergate_flows.slurm.states import classify
+from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.units import memory_kib, memory_text, time_seconds, time_text
 
 Cause = Literal["out-of-memory", "timeout", "node-failure", "preempted", "failure"]
@@ -34,6 +35,9 @@ CAUSES: Mapping[str, Cause] = {
     "Failed": "failure",
 }
 """The name of a final state (`states.MEANINGS`) -> what a policy calls it; others are never retried."""
+
+
+_ONE_NODE = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class RetryPolicy(BaseModel):
@@ -83,24 +87,23 @@ class RetryPolicy(BaseModel):
 NO_RETRIES = RetryPolicy()
 
 
-def end_of(status: JobStatus, fields: Mapping[str, str]) -> AttemptEnd:
-    """How an attempt ended, by its final status and what accounting says of it.
+def end_of(status: JobStatus, records: Sequence[JobRecord] = ()) -> AttemptEnd:
+    """How an attempt ended, by its final status and what accounting keeps of it.
 
     Which of several nodes failed, Slurm 22.05's accounting does not say: only a single one is known to be bad.
 
     Args:
-        fields: sacct's, by their names; may be empty.
+        records: All lives of the job, or of all tasks of the array; none where accounting says nothing.
     """
     failed = [row for row in status.rows if row.array_task_id is not None and not _completed(row)]
-    memory = re.search(r"\bmem=([0-9.]+[KMGT]?)", fields.get("AllocTRES") or fields.get("ReqTRES") or "")
-    nodes = fields.get("NNodes", "")
-    count = int(nodes) if nodes.isascii() and nodes.isdigit() else 0
-    limit = fields.get("Timelimit", "")
+    # Of a requeued job the last life counts; the tasks of an array have all been given the same.
+    last = records[-1] if records else None
+    lost = {row.nodes for row in status.rows if row.nodes and _cause(row) == "node-failure"}
     return AttemptEnd(
         name=status.name,
-        memory=None if memory is None else _per_node(memory[1], count),
-        time_limit=_seconds(limit),
-        bad_nodes=_nodes(fields.get("NodeList", "")) if count == 1 else None,
+        memory=None if last is None else _memory_per_node(last),
+        time_limit=None if last is None or last.time_limit is None else last.time_limit * 60.0,
+        bad_nodes=",".join(sorted(filter(_ONE_NODE.fullmatch, lost))) or None,
         unfinished=tuple(row.array_task_id for row in failed if row.array_task_id is not None),
         others=tuple(sorted({meaning.name for row in failed if (meaning := classify(row))} - {status.name})),
     )
@@ -163,6 +166,16 @@ def request_after(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[Att
     return resources.model_copy(update={"requeue": False}) if policy.retries else resources
 
 
+def refusal(policy: RetryPolicy, ends: Sequence[AttemptEnd]) -> GivenUp | None:
+    """Why there is no other attempt, whatever the ones before had; None where that decides. Arguments as `decide`'s."""
+    causes = {CAUSES.get(name) for name in ends[-1].names}
+    if not policy.retries or not causes <= policy.on:
+        return GivenUp(None)
+    if len(ends) >= policy.attempts:
+        return GivenUp(f"it was attempt {len(ends)} of {policy.attempts}")
+    return None
+
+
 def decide(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[AttemptEnd]) -> Retry | GivenUp:
     """Whether there is another attempt after these ends, of which the last is new.
 
@@ -171,11 +184,8 @@ def decide(policy: RetryPolicy, asked: SlurmResources, ends: Sequence[AttemptEnd
         ends: The ends of all attempts, oldest first; at least one.
     """
     *before, last = ends
-    causes = {CAUSES.get(name) for name in last.names}
-    if not policy.retries or not causes <= policy.on:
-        return GivenUp(None)
-    if len(ends) >= policy.attempts:
-        return GivenUp(f"it was attempt {len(ends)} of {policy.attempts}")
+    if (refused := refusal(policy, ends)) is not None:
+        return refused
     decided = _grown(policy, request_after(policy, asked, before), last)
     if isinstance(decided, GivenUp):
         return decided
@@ -245,25 +255,15 @@ def _completed(row: JobRow) -> bool:
     return meaning is not None and meaning.phase is Phase.COMPLETED
 
 
-def _per_node(total: str, nodes: int) -> str | None:
-    # TRES are of the whole job; sacct writes fractions (`1.5G`), sbatch takes none.
-    number, unit = (total[:-1], total[-1]) if total[-1:] in "KMGT" else (total, "M")
-    try:
-        return memory_text(float(number) * memory_kib(f"1{unit}") / max(nodes, 1))
-    except ValueError:
-        return None
+def _cause(row: JobRow) -> Cause | None:
+    meaning = classify(row)
+    return CAUSES.get(meaning.name) if meaning is not None else None
 
 
-def _seconds(limit: str) -> float | None:
-    try:
-        return time_seconds(limit)
-    except ValueError:
-        # Partition_Limit, or nothing.
-        return None
-
-
-def _nodes(text: str) -> str | None:
-    return text if re.fullmatch(r"[A-Za-z0-9_.-]+", text) else None
+def _memory_per_node(record: JobRecord) -> str | None:
+    # Both are of the whole job.
+    total = (record.allocated or record.requested).get("mem")
+    return memory_text(total / 1024 / max(record.nodes, 1)) if total else None
 
 
 def _limit(text: str | None, amount: Any) -> float:
@@ -291,6 +291,7 @@ __all__ = [
     "check_policy",
     "decide",
     "end_of",
+    "refusal",
     "request_after",
     "retries_schema",
 ]

@@ -21,9 +21,11 @@ from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus, Known, SlurmJob, 
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionKey, SubmissionStatus
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
+from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.results import DIGEST_BELOW, Results, find_results
-from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of
+from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of, refusal
 from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.submission import (
     GRACE_SECONDS,
     SubmissionOrder,
@@ -35,8 +37,10 @@ from jobbergate_flows.slurm.submission import (
 from jobbergate_flows.slurm.tracker import JobTracker
 
 _logger = logging.getLogger(__name__)
+RECORDS_SECONDS = 300.0
+"""So long accounting is waited for before it is decided without it whether a job is submitted again."""
 _OUTPUT_SECONDS = 3.0
-_DETAIL_TRIES = 4
+_ACCOUNTING_TRIES = 4
 
 
 class ClusterSession:
@@ -215,7 +219,7 @@ class ClusterSession:
         Accounting knows a short job's state before its partition and limits: it is asked again for some seconds.
         """
         details = JobDetails()
-        for _ in range(_DETAIL_TRIES):
+        for _ in range(_ACCOUNTING_TRIES):
             try:
                 details = await self.cluster.details(job.job_id, since=job.submitted_at)
             except ClusterUnreachable:
@@ -224,6 +228,23 @@ class ClusterSession:
                 return details
             await asyncio.sleep(1)
         return details
+
+    async def records(self, job: SlurmJob) -> list[JobRecord]:
+        """What accounting keeps of an ended job and of its steps; empty where it has nothing.
+
+        It knows a short job's state before its request and the end of its steps: it is asked again for some seconds.
+
+        Raises:
+            ClusterUnreachable
+        """
+        records: list[JobRecord] = []
+        for attempt in range(_ACCOUNTING_TRIES):
+            if attempt:
+                await asyncio.sleep(1)
+            records = await self.cluster.steps(job.job_id, since=job.submitted_at)
+            if records and all(_is_whole(record) for record in records):
+                break
+        return records
 
     async def results(
         self, job: SlurmJob, patterns: Sequence[str] = (), *, digest_below: int = DIGEST_BELOW
@@ -251,17 +272,36 @@ class ClusterSession:
         """How the attempts ended because of which this one is made; none where a person began it."""
         return await asyncio.to_thread(self.ledger.attempts_before, key.scope, key.call, key.attempt)
 
-    async def next_attempt(self, job: SlurmJob, status: JobStatus) -> Retry | GivenUp:
+    async def next_attempt(
+        self, job: SlurmJob, status: JobStatus, *, on_wait: Callable[[str], None] | None = None
+    ) -> Retry | GivenUp:
         """Whether a job that has ended is submitted again, by the policy with which it was submitted.
 
-        The ledger keeps a retry: the next submission of its call asks for what is decided here.
+        What the job had is asked of accounting, which is waited for, for `RECORDS_SECONDS` at most. The ledger keeps a
+        retry: the next submission of its call asks for what is decided here.
+
+        Args:
+            on_wait: Told why it takes longer, and what is then missing; otherwise it is logged.
         """
         row = await asyncio.to_thread(self.ledger.get, job.key)
         if row is None or row.retries is None or row.asked is None or row.cancel_requested:
             return GivenUp(None)
         policy, asked = RetryPolicy.model_validate(row.retries), SlurmResources.model_validate(row.asked)
-        end = end_of(status, (await self.details(job)).fields)
         ends = await asyncio.to_thread(self.ledger.attempts_before, row.scope, row.call, row.attempt)
+        if (refused := refusal(policy, (*ends, end_of(status)))) is not None:
+            return refused
+
+        def say(why: str) -> None:
+            (on_wait or _logger.warning)(f"Whether job {job.job_id} is retried is decided {why}")
+
+        try:
+            records = await patiently(
+                lambda: self.records(job), lambda why: say(f"later: {why}"), seconds=RECORDS_SECONDS
+            )
+        except ClusterUnreachable as error:
+            say(f"without what accounting knows of it: {error.message}")
+            records = []
+        end = end_of(status, records)
         decided = decide(policy, asked, (*ends, end))
         if isinstance(decided, Retry):
             await asyncio.to_thread(self.ledger.mark_retried, job.key, end)
@@ -281,8 +321,10 @@ class ClusterSession:
         """Ask for the end of all unfinished submissions of a flow run, and return them.
 
         One that Slurm does not have yet is given up, or cancelled as soon as it is found. One whose job is over but
-        whose end was not told yet is returned too: whoever is telling it goes on.
+        whose end was not told yet is returned too: whoever is telling it goes on. Retries that were decided before are
+        forgotten: whoever starts the run again begins anew.
         """
+        await asyncio.to_thread(self.ledger.forget_retries, flow_run_id)
         rows = []
         for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
             if row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED):
@@ -309,8 +351,20 @@ class ClusterSession:
         """The job's end was told to whoever waits for it: the next submission of its call is a new attempt."""
         await asyncio.to_thread(self.ledger.mark_told, job.key)
 
+    async def mark_run_told(self, flow_run_id: str, kind: str) -> None:
+        """The ends of all of a flow run's jobs of that kind were told; see `mark_told`."""
+        for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
+            if row.kind == kind and row.status is SubmissionStatus.FINAL and row.job is not None and not row.told:
+                await self.mark_told(row.job)
+
     async def remove_secret(self, job: SlurmJob) -> None:
         """Remove the file that held what must not be in the script, or see to it that the log names it."""
         row = await asyncio.to_thread(self.ledger.get, job.key)
         if row is not None:
             await remove_secret(self.cluster, row)
+
+
+def _is_whole(record: JobRecord) -> bool:
+    ended = record.end is not None or record.start is None
+    # A job of no Slurm's has requested nothing.
+    return ended and bool(record.requested or not record.raw_id)

@@ -76,7 +76,7 @@ class SubmissionOrder:
         flow_run_id: The run that it belongs to.
         kind: `application`, or `flow` for a flow that runs as the job.
         secret: Text for `SECRET_FILE`.
-        retries: By which policy another attempt is made; see `after`.
+        retries: By which policy another attempt is made; see `retries.request_after`.
         ends: How the attempts ended because of which this one is made.
     """
 

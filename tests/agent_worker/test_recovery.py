@@ -2,17 +2,22 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Pending, Running
+from prefect.states import Crashed, Failed, Pending, Running
 
-from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration
 from agent_worker.recovery import LOST_AFTER, is_left_behind, recover_runs
-from jobbergate_flows.slurm.ledger import SubmissionStatus
+from agent_worker.runs import hand_back
+from jobbergate_flows.slurm.ledger import Submission, SubmissionStatus
+from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.submission import SECRET_FILE
 from tests.agent_worker.conftest import Workshop
+from tests.cluster.site import message, script_application
 from tests.cluster.waiting import await_until
 from tests.slurm.fakes import raising
 
@@ -76,3 +81,103 @@ async def test_of_flows_that_were_deleted_nothing_stays_open_and_no_secret(works
     assert secrets(workshop.folder) == []
     assert not (await workshop.submission(foreign)).told
     assert foreign not in workshop.supervisor.held
+
+
+TWICE = RetryPolicy(attempts=2, on=frozenset({"failure"}))
+KILLED = "kill -9 $$"
+
+
+async def killed_flow(workshop: Workshop, folder: Path, said: State) -> FlowRun:
+    """A flow whose job was killed while no worker lived, and whose engine could still say that."""
+    run = await workshop.launch(await workshop.deploy(script_application(folder, "flow", "#!/bin/sh\n")), said)
+    await workshop.submit(run.id, KILLED, call="flow", kind="flow", retries=TWICE)
+    return run
+
+
+async def back_in_the_queue(workshop: Workshop, run: FlowRun) -> Submission:
+    """The one submission of a run that waits for its next attempt, once nobody holds it any more."""
+
+    async def waits() -> str:
+        async with get_client() as client:
+            now = await client.read_flow_run(run.id)
+        waiting = now.state_name == "AwaitingRetry" and run.id not in workshop.supervisor.held
+        return message(now) if waiting else ""
+
+    assert "attempt 2 of 2" in await await_until(waits, 30, "the run's next attempt")
+    return await workshop.submission(run.id)
+
+
+@pytest.mark.parametrize("said", [Crashed(), Failed()], ids=lambda state: str(state.name))
+async def test_a_flow_whose_engine_told_its_end_without_a_worker_runs_again(
+    workshop: Workshop, tmp_path: Path, said: State
+) -> None:
+    run = await killed_flow(workshop, tmp_path, said)
+
+    await workshop.supervisor.do(recover(workshop))
+
+    row = await back_in_the_queue(workshop, run)
+    assert (row.retried, row.told) == (True, True)
+
+
+async def test_a_flow_that_could_not_be_handed_back_is_handed_back_later(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await killed_flow(workshop, tmp_path, Crashed())
+    fail = raising(RuntimeError("died"))
+
+    async def dying_first(run_id: UUID, state: State) -> None:
+        await fail()
+        await hand_back(run_id, state)
+
+    monkeypatch.setattr("agent_worker.supervisor.hand_back", dying_first)
+
+    await workshop.supervisor.hold(run, "flow", SlurmJobConfiguration(), recovered=True)
+    await workshop.supervisor.do(recover(workshop))
+
+    assert (await back_in_the_queue(workshop, run)).told
+
+
+async def test_a_flow_that_was_handed_back_by_a_worker_that_died_then_makes_its_next_attempt(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await killed_flow(workshop, tmp_path, Crashed())
+
+    async def die(_run_id: str, _kind: str) -> None:
+        raise RuntimeError("died")
+
+    with monkeypatch.context() as dying:
+        dying.setattr(workshop.session, "mark_run_told", die)
+        await workshop.supervisor.hold(run, "ended")
+        row = await back_in_the_queue(workshop, run)
+    assert (row.retried, row.told) == (True, False)
+
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Pending(), force=True)
+    configuration = SlurmJobConfiguration(command="true", directory=str(workshop.folder))
+    await workshop.supervisor.hold(run, "flow", configuration)
+
+    await workshop.end(run.id)
+    rows = workshop.ledger.of_flow_run(str(run.id))
+    assert [row.attempt for row in rows] == [0, 1]
+
+
+@pytest.mark.parametrize("owner", ["another worker", "another pool"])
+async def test_a_flow_that_another_worker_may_hold_is_left_to_it(
+    workshop: Workshop, tmp_path: Path, owner: str
+) -> None:
+    theirs, ours = [await killed_flow(workshop, tmp_path, Crashed()) for _ in range(2)]
+    async with get_client() as client:
+        if owner == "another worker":
+            await client.send_worker_heartbeat(workshop.pool, "other", get_worker_id=False)
+            await client.update_flow_run_labels(theirs.id, {"prefect.worker.name": "other"})
+        else:
+            workshop.pool = f"{workshop.pool}-2"
+            await client.create_work_pool(WorkPoolCreate(name=workshop.pool, type="jobbergate-slurm"))
+            ours = await killed_flow(workshop, tmp_path, Crashed())
+
+    await workshop.supervisor.do(recover(workshop))
+
+    await back_in_the_queue(workshop, ours)
+    assert theirs.id not in workshop.supervisor.held
+    row = await workshop.submission(theirs.id)
+    assert (row.retried, row.told) == (False, False)

@@ -43,9 +43,9 @@ class TestADeployment:
     def test_is_allowed_listed_and_taken_back(self, file: Path) -> None:
         added = run(
             *("consent", "add", NAME, "--application", f"study@{DIGEST}", "--answers-any", "--max-nodes", "4"),
-            *("--expires", "2026-12-31", "--partition", "a|b", "--file", file),
+            *("--expires", "2999-12-31", "--partition", "a|b", "--file", file),
         )
-        line = f"{NAME} {DIGEST} expires=2026-12-31,max-nodes=4,partition=a|b,answers=any"
+        line = f"{NAME} {DIGEST} expires=2999-12-31,max-nodes=4,partition=a|b,answers=any"
         assert (added.code, added.out) == (0, f"{line}\n")
         assert file.read_text() == f"{line}\n"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -87,6 +87,7 @@ class TestADeployment:
             ([NAME, "--application", "sha256:0", "--answers-any"], 3),
             (["nightly", "--application", DIGEST, "--answers-any"], 3),
             ([NAME, "--flows-any", "--expires", "soon"], 3),
+            ([NAME, "--flows-any", "--expires", "2026-01-01"], 3),
             ([NAME, "--flows-any", "--max-memory", "lots"], 3),
             ([NAME, "--flows-any", "--partition", "a b"], 3),
             ([NAME, "--run", "x"], 2),
@@ -167,7 +168,7 @@ class TestARun:
         first, second = world.start(), world.start(answers={"name": "$(id)"})
         assert isinstance(world.decision(first, file), NeedsConsent)
 
-        ended = world.add(first, file, "--yes", "--max-time", "60", "--expires", "2027-01-01")
+        ended = world.add(first, file, "--yes", "--max-time", "60", "--expires", "2999-01-01")
         assert ended.code == 0, ended.err
         assert str(world.deployed.id) in ended.out
 

@@ -35,6 +35,7 @@ from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
 END_SECONDS = 90
+API_KEY = "the-workers-own-key"
 
 _PAGE = re.compile(r"^.*?-(?=job-script|job-summary|results|live|progress|efficiency|plots)")
 
@@ -216,6 +217,8 @@ async def running_site(
     """A site whose worker runs, in a folder and with a pool of its own: two workers of one pool have one ledger."""
     environment = {
         "PREFECT_API_URL": server.api_url,
+        # The open-source server takes any; a worker has one where a site's server asks for it.
+        "PREFECT_API_KEY": API_KEY,
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",

@@ -35,6 +35,24 @@ async def await_until(condition: Callable[[], Awaitable[T]], timeout: float, wha
         raise
 
 
+async def with_turns(work: Awaitable[T]) -> tuple[T, int]:
+    """What `work` returns, and how often the loop came to somebody else meanwhile."""
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            # No time is waited for: it gives the loop back, and is called again in its next turn.
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    try:
+        return await work, turns
+    finally:
+        counting.cancel()
+
+
 async def _pause(seconds: float) -> None:
     try:
         await asyncio.wait_for(asyncio.Event().wait(), seconds)

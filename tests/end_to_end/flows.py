@@ -23,6 +23,7 @@ from prefect import flow, get_run_logger
 def work(how: str, marker: str = ""):
     said = (os.environ["SLURM_JOB_ID"], os.getcwd(), os.environ.get("SETTING"))
     get_run_logger().info("job %s in %s, setting %s", *said)
+    print("printed by the flow", flush=True)
     if marker:
         Path(marker).touch()
     if how == "fail":

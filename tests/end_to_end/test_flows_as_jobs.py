@@ -27,6 +27,10 @@ async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(s
     assert run.state_name == "Completed", f"{run.state} {await site.logs(run_id)}"
     (submission,) = site.submissions(run_id)
     await site.logged(run_id, f"job {submission.job_id} in {tmp_path}, setting se'cret")
+    # The engine sends its log, the worker what else the job writes: each comes once.
+    logs = await site.logged(run_id, "printed by the flow")
+    assert len([line for line in logs if "printed by the flow" in line]) == 1
+    assert len([line for line in logs if f"job {submission.job_id} in" in line]) == 1
     assert (await site.artifacts(run_id))["job-script"].count("prefect flow-run execute") == 1
     assert "se'cret" not in (await site.artifacts(run_id))["job-script"]
     # The flow told its end a moment before its job's.

@@ -184,7 +184,9 @@ echo the end
     assert (await asyncio.to_thread(output.stat)).st_size > 101_000_000
     assert sum(submission.output_offsets.values()) < 3_000_000
     assert "slurm-" in (await site.artifacts(run_id))["results"]
-    assert len((await site.artifacts(run_id))["live"]) < 20_000
+    live = (await site.artifacts(run_id))["live"]
+    assert "the end" in live
+    assert len(live) < 20_000
 
 
 @pytest.mark.slurm

@@ -21,7 +21,7 @@ from jobbergate_flows.deployments import DeployedApplication
 from tests.cluster.accounts import GROUP, USERS, WORKER, Accounts
 from tests.cluster.audit import AuditSocket
 from tests.cluster.prefect_server import PrefectServer
-from tests.cluster.site import Site, message, script_application
+from tests.cluster.site import API_KEY, Site, message, script_application
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -94,7 +94,7 @@ async def _site(
         "PREFECT_HOME": str(own / "prefect"),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_LOGGING_TO_API_BATCH_INTERVAL": "0.5",
-        "PREFECT_API_KEY": "the-workers-own-key",
+        "PREFECT_API_KEY": API_KEY,
         "SLURM_CONF": str(slurm.conf),
         "HOME": str(own),
         f"{SETTING}CLUSTER": "slurm",
@@ -179,7 +179,7 @@ async def test_a_run_is_its_owners_whatever_it_says_of_itself(by_root: SharedSit
     lines = output.read_text().splitlines()
     assert lines[0] == "alice"
     assert sorted(lines[1].split()) == sorted(by_root.accounts.run_as("alice", "id", "-G").split())
-    assert not [line for line in lines if "the-workers-own-key" in line or line.startswith("PREFECT")]
+    assert not [line for line in lines if API_KEY in line or line.startswith("PREFECT")]
     assert lines[-1] == "bob"
     await by_root.logged(run.id, "alice")
     assert [record["decision"] for record in by_root.audit.records(run.id)] == ["allowed", "submitted"]

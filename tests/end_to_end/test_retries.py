@@ -10,7 +10,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
+from prefect.states import Crashed
 
 from tests.cluster.events import await_events, names
 from tests.cluster.prefect_server import PrefectServer
@@ -264,7 +266,7 @@ echo >> {tmp_path}/ran-$SLURM_ARRAY_TASK_ID
 
 
 @pytest.mark.slurm
-async def test_a_run_that_waits_for_its_retry_can_be_cancelled(
+async def test_a_run_that_waits_for_its_retry_can_be_cancelled_and_begun_anew(
     site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
 ) -> None:
     deployed = await site.deploy(script_application(tmp_path, tmp_path.name, hungry(tmp_path, 400)))
@@ -277,10 +279,17 @@ async def test_a_run_that_waits_for_its_retry_can_be_cancelled(
     assert run.state_name == "Cancelled"
     assert len(site.slurm_jobs(run_id)) == 1
 
+    (tmp_path / f"began-{site.submissions(run_id)[0].job_id}-100").unlink()
+    await site.retry(run_id)
+    await began(tmp_path, 100)
+    await site.cancel(run_id)
+    assert (await site.end(run_id)).state_name == "Cancelled"
+
 
 @pytest.mark.slurm
+@pytest.mark.parametrize("lives", [True, False], ids=["worker lives", "worker dies"])
 async def test_a_flows_job_that_was_killed_for_its_memory_runs_again_with_more(
-    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path
+    site: Site, slurm_cluster: SlurmCluster, tmp_path: Path, lives: bool
 ) -> None:
     deployment = await deploy_flow(site, tmp_path, memory="1000M", retries={"attempts": 2})
     run_id = await site.start(deployment, how="sleep", marker=str(tmp_path / "began"))
@@ -290,8 +299,15 @@ async def test_a_flows_job_that_was_killed_for_its_memory_runs_again_with_more(
 
     await await_until(running, 90, "the flow")
     [first] = site.submissions(run_id)
+    if not lives:
+        site.worker.kill()
     await asyncio.to_thread(slurm_cluster.end_out_of_memory, first.job_id or "")
     (tmp_path / "began").unlink()
+    if not lives:
+        # What the engine says while it is being killed, where it still can.
+        async with get_client() as client:
+            await client.set_flow_run_state(run_id, Crashed(), force=True)
+        site.worker.start()
     await await_until(running, 120, "the flow's second attempt")
     [_, second] = site.submissions(run_id)
     shown = slurm_cluster.run("squeue", "-h", "-j", second.job_id or "", "-o", "%m")

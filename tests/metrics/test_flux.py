@@ -6,12 +6,8 @@ before it and an empty line after it. It knows no Flux: what it is asked is look
 
 from __future__ import annotations
 
-import http.server
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -19,6 +15,7 @@ import pytest
 from jobbergate_flows.metrics import LibraryMissing, MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.flux import FluxReader, query, text
 from jobbergate_flows.metrics.reading import SLACK, JobSpan
+from tests.cluster.http_server import answering
 from tests.cluster.service import free_ports
 from tests.metrics.samples import SINCE, START, UNTIL
 
@@ -36,36 +33,8 @@ ANSWER = (
 )
 
 
-@contextmanager
-def answering(body: bytes, status: int = 200, kind: str = "text/csv") -> Iterator[tuple[str, list[dict[str, str]]]]:
-    asked: list[dict[str, str]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append({"path": self.path, "token": self.headers["Authorization"], "query": request["query"]})
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 async def test_tables_become_the_same_rows_as_with_influxql() -> None:
-    with answering(ANSWER) as (url, asked):
+    with answering(ANSWER, kind="text/csv") as (url, asked):
         metrics = await FluxReader(url, "slurm/autogen", org="site", token="t0ken").read("7", SINCE, UNTIL)
     assert metrics.step.tolist() == ["batch", "batch", "0"]
     assert metrics.host.tolist() == ["n1", "n1", 'n,"2']
@@ -74,21 +43,22 @@ async def test_tables_become_the_same_rows_as_with_influxql() -> None:
     assert metrics["CPUTime"][0] == 0.5
     assert np.isnan(metrics["CPUTime"][1:]).all()
     (request,) = asked
-    assert request["path"] == "/api/v2/query?org=site"
-    assert request["token"] == "Token t0ken"
-    assert 'from(bucket: "slurm/autogen")' in request["query"]
+    assert request.path == "/api/v2/query?org=site"
+    assert request.headers["Authorization"] == "Token t0ken"
+    flux = json.loads(request.body)["query"]
+    assert 'from(bucket: "slurm/autogen")' in flux
     # A minute of slack on both sides; the end of a range is not in it.
-    assert "range(start: 2026-09-21T14:12:20Z, stop: 2026-09-21T15:14:21Z)" in request["query"]
+    assert "range(start: 2026-09-21T14:12:20Z, stop: 2026-09-21T15:14:21Z)" in flux
 
 
 async def test_no_table_is_no_sample() -> None:
-    with answering(b"\r\n") as (url, _):
+    with answering(b"\r\n", kind="text/csv") as (url, _):
         assert len(await FluxReader(url, "slurm", org="site", token="t").read("7", SINCE, UNTIL)) == 0
 
 
 async def test_samples_of_another_time_are_another_jobs() -> None:
     late = ANSWER.replace(b"2026-09-21T14:13:2", b"2026-09-21T16:13:2")
-    with answering(late) as (url, _):
+    with answering(late, kind="text/csv") as (url, _):
         assert len(await FluxReader(url, "slurm", org="site", token="t").read("7", SINCE, UNTIL)) == 0
 
 
@@ -119,7 +89,7 @@ def test_names_are_quoted(value: str, quoted: str) -> None:
 async def test_the_servers_own_words_are_told(status: int, kind: type[Exception], words: str) -> None:
     said = {401: "unauthorized access", 404: 'could not find bucket "slurm"', 503: "overloaded"}[status]
     body = json.dumps({"code": "x", "message": said}).encode()
-    with answering(body, status, "application/json") as (url, _), pytest.raises(kind, match=words):
+    with answering(body, status=status, kind="application/json") as (url, _), pytest.raises(kind, match=words):
         await FluxReader(url, "slurm", org="site", token="t").read("7", SINCE, UNTIL)
 
 

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import http.server
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -20,8 +16,10 @@ from jobbergate_flows.metrics import MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.influxql import InfluxQLReader
 from jobbergate_flows.metrics.model import NAMES, JobMetrics
 from jobbergate_flows.metrics.reading import JobSpan, MetricsFollower
+from tests.cluster.http_server import answering
 from tests.cluster.influxdb import DATABASE, PASSWORD, USER, InfluxServer
 from tests.cluster.service import free_ports
+from tests.cluster.waiting import with_turns
 from tests.metrics.samples import SINCE, START, UNTIL, grouped, line
 
 
@@ -247,35 +245,8 @@ async def test_a_server_that_stands_still_is_unreachable_after_the_timeout() -> 
             server.service.resume()
 
 
-@contextmanager
-def answering(status: int, body: bytes) -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
-    """A fake for what no InfluxDB 1.x says itself: later versions, proxies, broken answers; and what it was asked."""
-    asked: list[dict[str, list[str]]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            length = int(self.headers["Content-Length"])
-            asked.append(parse_qs(self.rfile.read(length).decode()) | {"auth": [self.headers["Authorization"] or ""]})
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def answer(values: list[list[float | None]], **more: object) -> bytes:
+    """As no InfluxDB 1.x says it itself: later versions, proxies, broken answers."""
     series = {
         "name": "RSS",
         "tags": {"job": "7", "host": "h", "step": "0", "task": "0"},
@@ -302,16 +273,16 @@ def answer(values: list[list[float | None]], **more: object) -> bytes:
     ],
 )
 async def test_what_is_no_answer_is_no_data(status: int, body: bytes, kind: type[Exception], words: str) -> None:
-    with answering(status, body) as (url, _), pytest.raises(kind, match=words):
+    with answering(body, status=status) as (url, _), pytest.raises(kind, match=words):
         await InfluxQLReader(url, DATABASE).read("7", SINCE, UNTIL)
 
 
 async def test_a_server_that_does_not_divide_its_answer_is_understood_and_gets_the_token() -> None:
-    with answering(200, answer([[START, 1], [START + 1, None]])) as (url, asked):
+    with answering(answer([[START, 1], [START + 1, None]])) as (url, asked):
         metrics = await InfluxQLReader(f"{url}/", "bucket", token="secret").read("7", SINCE, UNTIL)
     assert metrics["RSS"].tolist()[:1] == [1]
-    assert asked[0]["auth"] == ["Token secret"]
-    assert asked[0]["db"] == ["bucket"]
+    assert asked[0].headers["Authorization"] == "Token secret"
+    assert parse_qs(asked[0].body.decode())["db"] == ["bucket"]
 
 
 async def test_a_running_jobs_samples_come_once_also_the_late_ones(
@@ -340,15 +311,5 @@ async def test_reading_leaves_the_loop_free(influx_server: InfluxServer, databas
     influx_server.write(
         "\n".join(line("RSS", time, time % 3000, task=str(time // 3000)) for time in range(9000)), database
     )
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    await reader.read("7", SINCE, UNTIL)
-    counting.cancel()
+    _, turns = await with_turns(reader.read("7", SINCE, UNTIL))
     assert turns > 10

@@ -24,7 +24,8 @@ from tests.cluster.service import free_ports
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until, wait_until
 
-# Holds 200 MiB, then 400 MiB, for some samples each; writes and counts in between.
+# Holds 200 MiB, then 400 MiB, for some samples each; writes and counts in between. It is Slurm that takes samples by
+# the clock: no event tells a job of one.
 MEMORY = """\
 import sys, time
 mib = 1024 * 1024

@@ -19,6 +19,7 @@ from jobbergate_flows.metrics.drawing import COLOURS, INK, LIMIT, adraw, draw, i
 from jobbergate_flows.metrics.model import JobMetrics
 from jobbergate_flows.metrics.plots import FOLDED, POINTS, TOTAL, Plot, Subject, over_tasks, over_time, plots, size
 from jobbergate_flows.slurm.steps import Allocation
+from tests.cluster.waiting import with_turns
 from tests.metrics.samples import START, piece
 
 GIB = 1024**3
@@ -194,17 +195,7 @@ def test_an_image_of_markdown_holds_the_picture() -> None:
 
 async def test_drawing_goes_on_beside_the_loop_and_not_in_this_process() -> None:
     made = plots(large(3, 2, 100))
-    turns = 0
-
-    async def count() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    counting = asyncio.create_task(count())
-    together = await asyncio.gather(*(adraw(made) for _ in range(3)))
-    counting.cancel()
+    together, turns = await with_turns(asyncio.gather(*(adraw(made) for _ in range(3))))
     assert together[0] == together[1] == together[2]
     assert turns > 100
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from jobbergate_flows.slurm.cluster import FoundJob, SubmitRequest, Witness
 from jobbergate_flows.slurm.jobs import Absent, ExitCode, JobRow, Known, Observation, SlurmJob
 from jobbergate_flows.slurm.local_cluster import LocalCluster
+from jobbergate_flows.slurm.steps import JobRecord
 
 SUBMITTED = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -47,13 +48,17 @@ class ScriptedCluster(LocalCluster):
 
 
 class FaultyCluster(LocalCluster):
-    """`before_submit`, `after_submit` and `before_find` are called there, each time; what they raise is the answer."""
+    """`before_submit`, `after_submit`, `before_find` and `before_steps` are called there, each time; what they raise is
+    the answer. `accounted` is what it says of the steps of every job, if anything.
+    """
 
     def __init__(self, root: Path) -> None:
         super().__init__(root=root)
         self.before_submit: Callable[[], Awaitable[None]] = _nothing
         self.after_submit: Callable[[], Awaitable[None]] = _nothing
         self.before_find: Callable[[], Awaitable[None]] = _nothing
+        self.before_steps: Callable[[], Awaitable[None]] = _nothing
+        self.accounted: list[JobRecord] | None = None
 
     async def submit(self, request: SubmitRequest) -> str:
         await self.before_submit()
@@ -64,6 +69,10 @@ class FaultyCluster(LocalCluster):
     async def find(self, job_name: str, *, since: datetime, witness: Witness | None = None) -> list[FoundJob]:
         await self.before_find()
         return await super().find(job_name, since=since, witness=witness)
+
+    async def steps(self, job_id: str, *, since: datetime | None = None) -> list[JobRecord]:
+        await self.before_steps()
+        return await super().steps(job_id, since=since) if self.accounted is None else self.accounted
 
 
 def raising(*errors: Exception) -> Callable[[], Awaitable[None]]:

@@ -267,6 +267,21 @@ def test_an_attempt_knows_the_ends_of_those_that_led_to_it(ledger: Ledger) -> No
     assert ledger.attempts_before("run", "job", 4) == ()
 
 
+def test_after_a_cancelled_retry_the_next_attempt_has_none_before_it(ledger: Ledger) -> None:
+    end = AttemptEnd("OutOfMemory")
+    for run, attempt in (("cancelled", 0), ("cancelled", 1), ("other", 0)):
+        row = ledger.intend(an_intent(run, "job", attempt, flow_run_id=run))
+        ledger.mark_final(row.key, "OutOfMemory", "it lacked memory", accounted=True)
+        ledger.mark_retried(row.key, end)
+        ledger.mark_told(row.key)
+
+    ledger.forget_retries("cancelled")
+
+    assert (ledger.current_attempt("cancelled", "job"), ledger.attempts_before("cancelled", "job", 2)) == (2, ())
+    assert ledger.attempts_before("cancelled", "job", 1) == (end,)
+    assert ledger.attempts_before("other", "job", 1) == (end,)
+
+
 def test_the_migrations_lead_to_the_table_that_is_used(place: str, ledger: Ledger) -> None:
     with engine_of(place).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), submissions.metadata) == []

@@ -20,6 +20,7 @@ from jobbergate_flows.slurm.retries import (
     retries_schema,
 )
 from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.slurm.steps import JobRecord
 
 THREE = RetryPolicy(attempts=3)
 
@@ -183,6 +184,10 @@ def test_the_request_of_an_attempt_is_the_one_that_was_decided() -> None:
     assert request_after(THREE, resources, ends) == again(THREE, resources, *ends).resources
 
 
+def a_record(**values: Any) -> JobRecord:
+    return JobRecord("6", "6", "FAILED", **values)
+
+
 def test_what_an_attempt_had_is_read_from_accounting() -> None:
     rows = [
         JobRow("6_1", "6", "COMPLETED", "sacct", array_task_id=1, exit_code=ExitCode(0)),
@@ -190,18 +195,42 @@ def test_what_an_attempt_had_is_read_from_accounting() -> None:
     ]
     status = summarize(rows, requeue=False)
     assert status is not None
-    fields = {
-        "AllocTRES": "billing=4,cpu=4,mem=3G,node=2",
-        "NNodes": "2",
-        "Timelimit": "01:30:00",
-        "NodeList": "node[7-8]",
-    }
+    two_nodes = a_record(allocated={"cpu": 4, "mem": 3 << 30}, requested={"mem": 9 << 30}, nodes=2, time_limit=90)
+    never_started = a_record(requested={"cpu": 4, "mem": 1 << 30}, nodes=1)
+    without_memory = a_record(allocated={"cpu": 4}, requested={"mem": 1 << 30}, nodes=1)
 
-    assert end_of(status, fields) == AttemptEnd("OutOfMemory", memory="1536M", time_limit=5400, unfinished=(2,))
-    assert end_of(status, {"Timelimit": "Partition_Limit"}) == AttemptEnd("OutOfMemory", unfinished=(2,))
-    assert end_of(status, {"AllocTRES": "mem=1.5G", "NNodes": "1", "NodeList": "node7"}) == AttemptEnd(
-        "OutOfMemory", memory="1536M", bad_nodes="node7", unfinished=(2,)
+    assert end_of(status, [never_started, two_nodes]) == AttemptEnd(
+        "OutOfMemory", memory="1536M", time_limit=5400, unfinished=(2,)
     )
+    assert end_of(status, [never_started]) == AttemptEnd("OutOfMemory", memory="1G", unfinished=(2,))
+    for records in ([], [without_memory]):
+        assert end_of(status, records) == AttemptEnd("OutOfMemory", unfinished=(2,))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "bad"),
+    [
+        (["node7"], "node7"),
+        (["node[7-8]"], None),
+        (["node7,node9"], None),
+        (["node9", "node7", "node[1-2]", None], "node7,node9"),
+    ],
+)
+def test_a_node_is_known_to_be_bad_where_what_failed_with_it_was_on_no_other(
+    nodes: list[str | None], bad: str | None
+) -> None:
+    failed = [
+        JobRow(f"6_{task}", "6", "NODE_FAIL", "sacct", array_task_id=task, nodes=name)
+        for task, name in enumerate(nodes, 1)
+    ]
+    others = [
+        JobRow("6_8", "6", "COMPLETED", "sacct", array_task_id=8, nodes="good"),
+        JobRow("6_9", "6", "TIMEOUT", "sacct", array_task_id=9, nodes="slow"),
+    ]
+    status = summarize([*failed, *others], requeue=False)
+    assert status is not None
+
+    assert end_of(status).bad_nodes == bad
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm import patience
+from jobbergate_flows.slurm import session as session_module
 from jobbergate_flows.slurm.errors import ClusterUnreachable, JobNotFound, SubmissionCancelled, SubmissionHeld
-from jobbergate_flows.slurm.jobs import JobStatus, Phase, Unreachable
+from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus, Phase, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, SubmissionStatus
 from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.output import OutputLine
+from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy
 from jobbergate_flows.slurm.session import ClusterSession
+from jobbergate_flows.slurm.states import summarize
+from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
 from tests.cluster.waiting import await_until
-from tests.slurm.fakes import FaultyCluster, ScriptedCluster, a_job, raising
+from tests.slurm.fakes import FaultyCluster, ScriptedCluster, a_job, a_row, raising
 
 
 @pytest.fixture
@@ -235,6 +241,115 @@ async def test_a_cluster_that_does_not_answer_is_said_to_be_unreachable(ledger: 
 
     with pytest.raises(ClusterUnreachable, match="away"):
         await session.status(a_job())
+
+
+OUT_OF_MEMORY = summarize([a_row("OUT_OF_MEMORY", "sacct")], requeue=False)
+HAD_A_GIGABYTE = [JobRecord("1", "1", "OUT_OF_MEMORY", requested={"mem": 1 << 30}, allocated={"mem": 1 << 30}, nodes=1)]
+
+
+async def an_ended_job(session: ClusterSession, site: Site, **policy: Any) -> SlurmJob:
+    retries = RetryPolicy(**policy)
+    job = await session.submit(site.order(await session.key("run", "job"), "true", flow_run_id="run", retries=retries))
+    await session.wait(job)
+    return job
+
+
+async def next_attempt(session: ClusterSession, job: SlurmJob, says: list[str] | None = None) -> Retry | GivenUp:
+    assert OUT_OF_MEMORY is not None
+    return await session.next_attempt(job, OUT_OF_MEMORY, on_wait=says.append if says is not None else None)
+
+
+async def test_the_next_attempt_of_a_job_that_named_no_memory_gets_more_than_accounting_says_it_had(
+    session: ClusterSession, cluster: FaultyCluster, ledger: Ledger, site: Site
+) -> None:
+    job = await an_ended_job(session, site, attempts=2)
+    cluster.accounted = HAD_A_GIGABYTE
+
+    decided = await next_attempt(session, job)
+
+    assert isinstance(decided, Retry)
+    assert decided.resources.memory == "2G"
+    await session.mark_told(job)
+    assert await session.ends_before(await session.key("run", "job")) == (AttemptEnd("OutOfMemory", memory="1G"),)
+
+
+async def test_accounting_that_only_knows_yet_that_a_job_has_ended_is_asked_again(
+    session: ClusterSession, cluster: FaultyCluster, site: Site
+) -> None:
+    job = await an_ended_job(session, site, attempts=2)
+    says = [[JobRecord("1", "1", "OUT_OF_MEMORY")], HAD_A_GIGABYTE]
+
+    async def learn() -> None:
+        cluster.accounted = says.pop(0)
+
+    cluster.before_steps = learn
+
+    assert isinstance(await next_attempt(session, job), Retry)
+
+
+async def test_accounting_that_does_not_answer_when_a_job_has_ended_is_waited_for(
+    session: ClusterSession, cluster: FaultyCluster, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "RETRY_SECONDS", (0.01,))
+    job = await an_ended_job(session, site, attempts=2)
+    cluster.accounted = HAD_A_GIGABYTE
+    cluster.before_steps = raising(*[ClusterUnreachable("accounting is away")] * 3)
+    says: list[str] = []
+
+    decided = await next_attempt(session, job, says)
+
+    assert isinstance(decided, Retry)
+    assert ["accounting is away" in said for said in says] == [True]
+
+
+async def test_accounting_that_does_not_come_back_is_not_waited_for_for_ever(
+    session: ClusterSession, cluster: FaultyCluster, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(session_module, "RECORDS_SECONDS", 0.1)
+    job = await an_ended_job(session, site, attempts=2)
+
+    async def away() -> None:
+        raise ClusterUnreachable("accounting is away")
+
+    cluster.before_steps = away
+    says: list[str] = []
+
+    decided = await asyncio.wait_for(next_attempt(session, job, says), 30)
+
+    assert isinstance(decided, GivenUp)
+    assert "how much memory it had is not known" in (decided.reason or "")
+    assert "without what accounting knows" in says[-1]
+
+
+@pytest.mark.parametrize("policy", [{}, {"attempts": 2, "on": ["timeout"]}, {"attempts": 1}], ids=str)
+async def test_accounting_is_not_asked_for_what_is_not_retried_anyway(
+    session: ClusterSession, cluster: FaultyCluster, site: Site, policy: dict[str, Any]
+) -> None:
+    job = await an_ended_job(session, site, **policy)
+    cluster.before_steps = raising(AssertionError("it was asked"))
+
+    assert await next_attempt(session, job) == GivenUp(None)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["back in the queue", "on its way there"])
+async def test_a_run_that_is_cancelled_while_it_waits_for_its_retry_begins_anew_when_a_person_starts_it_again(
+    session: ClusterSession, cluster: FaultyCluster, site: Site, told: bool
+) -> None:
+    job = await an_ended_job(session, site, attempts=2)
+    cluster.accounted = HAD_A_GIGABYTE
+    assert isinstance(await next_attempt(session, job), Retry)
+    if told:
+        await session.mark_told(job)
+
+    await session.cancel_flow_run("run")
+
+    await session.mark_told(job)
+    again = await session.key("run", "job")
+    assert (again.attempt, await session.ends_before(again)) == (1, ())
+    second = await an_ended_job(session, site, attempts=2)
+    assert second.job_id != job.job_id
+    assert isinstance(await next_attempt(session, second), Retry)
 
 
 async def test_a_secret_is_removed(session: ClusterSession, ledger: Ledger, site: Site) -> None:
