@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, cast
 
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.live import LivePace, LiveReport
-from jobbergate_flows.slurm.output import OutputLine
+from jobbergate_flows.slurm.jobs import JobStatus
 from tests.cluster.waiting import await_until
 from tests.test_live_page import BEGAN, live
 
@@ -33,21 +34,28 @@ class Recorded:
         (self.percents if name == "progress" else self.pages).append(data)
 
 
-def report_on(recorded: Recorded) -> LiveReport:
+def report_on(recorded: Recorded, output: Sequence[str] = ()) -> LiveReport:
+    """A report on a job that has written that."""
+
     async def opened() -> RunArtifacts:
         return cast(RunArtifacts, recorded)
 
-    return LiveReport(opened, live("RUNNING").job, pace=AN_HOUR)
+    async def read_lines(_status: JobStatus) -> Sequence[str]:
+        return tuple(output)
+
+    return LiveReport(opened, live("RUNNING").job, read_lines=read_lines, pace=AN_HOUR)
 
 
 async def test_output_alone_waits_for_the_pace_and_a_new_state_brings_it_along() -> None:
     recorded = Recorded()
-    report = report_on(recorded)
+    output: list[str] = []
+    report = report_on(recorded, output)
     report.tell(live("RUNNING", start=None, limit=None).status)
     await recorded.has(pages=1)
 
     for number in range(200):
-        report.add_output([OutputLine(f"line {number}", "stdout")])
+        output[:] = [f"line {number}"]
+        report.heard()
         await asyncio.sleep(0)
     assert len(recorded.pages) == 1
     report.tell(live("SUSPENDED", start=None, limit=None).status)
@@ -60,9 +68,8 @@ async def test_output_alone_waits_for_the_pace_and_a_new_state_brings_it_along()
 
 async def test_the_end_is_shown_whatever_came_before() -> None:
     recorded = Recorded()
-    report = report_on(recorded)
+    report = report_on(recorded, ["the last line"])
     report.tell(live("RUNNING").status)
-    report.add_output([OutputLine("the last line", "stdout")])
     report.tell(live("COMPLETED", end=BEGAN).status)
     await report.close()
 
