@@ -87,9 +87,9 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     own = OwnOutput()
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
-        await send_output(logger, own.of(lines), flow_run.id)
         if report is not None:
             report.heard()
+        await send_output(logger, own.of(lines), flow_run.id)
 
     status = await session.wait(job, on_status=show, on_output=show_output)
     await follower.settle()

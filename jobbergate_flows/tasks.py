@@ -191,9 +191,9 @@ async def _wait_for_job(job: SlurmJob, follow_state: bool, cluster: Cluster) -> 
             report.tell(status)
 
     async def show_output(lines: Sequence[OutputLine]) -> None:
-        await send_output(logger, lines, _flow_run_id(), _task_run_id())
         if report is not None:
             report.heard()
+        await send_output(logger, lines, _flow_run_id(), _task_run_id())
 
     try:
         status = await session.wait(job, on_status=show_status, on_output=show_output)
