@@ -1,10 +1,10 @@
-"""A job's metrics for users: given a job and the block of the database, as columns and as plots.
+"""A job's metrics for users, as columns and as plots.
 
     from jobbergate_flows.job_metrics import job_metrics
 
     job = submit_job_script(script, directory="/scratch/me")
     wait_for_job(job)
-    metrics = job_metrics(job, metrics="site")
+    metrics = job_metrics(job)
     print(metrics.to_csv())
 
 Each has an async twin whose name begins with `a`.
@@ -33,20 +33,21 @@ if TYPE_CHECKING:
 
 
 async def ajob_metrics(
-    job: SlurmJob, *, metrics: InfluxMetrics | str, cluster: SlurmCluster | str | None = None
+    job: SlurmJob, *, metrics: InfluxMetrics | str | None = None, cluster: SlurmCluster | str | None = None
 ) -> JobMetrics:
     """All samples that Slurm took of a job, or of an array's tasks, so far.
 
     Args:
         job: The job, running or ended.
-        metrics: The block of the database to which the job's cluster writes, or the block's name.
+        metrics: The block of the database to which the job's cluster writes, or the block's name; otherwise the setting
+            `METRICS` names it.
         cluster: The job's cluster, where it is not the machine's own (see `submit_job_script`).
 
     Returns:
         Columns; empty where there is no sample (see `jobbergate_flows.metrics.job_metrics`).
 
     Raises:
-        ValueError: There is no block of that name.
+        ValueError: There is no block of that name, or none is named.
         ClusterUnreachable: Slurm's accounting, which knows the job's raw ids and times, does not answer.
         MetricsUnreachable, MetricsRefused: The database does not answer now, or refuses.
     """
@@ -55,7 +56,7 @@ async def ajob_metrics(
 
 
 def job_metrics(
-    job: SlurmJob, *, metrics: InfluxMetrics | str, cluster: SlurmCluster | str | None = None
+    job: SlurmJob, *, metrics: InfluxMetrics | str | None = None, cluster: SlurmCluster | str | None = None
 ) -> JobMetrics:
     """See `ajob_metrics`."""
     return cast("JobMetrics", run_coro_as_sync(ajob_metrics(job, metrics=metrics, cluster=cluster)))
@@ -74,7 +75,7 @@ async def configured_reader() -> MetricsReader | None:
 async def ametrics_markdown(
     job: SlurmJob,
     *,
-    metrics: InfluxMetrics | str,
+    metrics: InfluxMetrics | str | None = None,
     cluster: SlurmCluster | str | None = None,
     zone: str | None = None,
 ) -> str:
@@ -110,13 +111,14 @@ async def plots_markdown(
         return f"# Metrics of job {job.job_id}\n\nThere is no sample of it: it was too short for one, or none came yet."
     svgs = await adraw(made, zone=zone)
     images = [image(svg, plot.text) for svg, plot in zip(svgs, made, strict=True)]
-    return "\n\n".join([f"# Metrics of job {job.job_id}", *images])
+    as_data = f"As data: `jobbergate-flows job metrics {job.job_id} --to metrics.csv`"
+    return "\n\n".join([f"# Metrics of job {job.job_id}", *images, as_data])
 
 
 def metrics_markdown(
     job: SlurmJob,
     *,
-    metrics: InfluxMetrics | str,
+    metrics: InfluxMetrics | str | None = None,
     cluster: SlurmCluster | str | None = None,
     zone: str | None = None,
 ) -> str:
@@ -125,10 +127,16 @@ def metrics_markdown(
 
 
 async def _read(
-    job: SlurmJob, metrics: InfluxMetrics | str, cluster: SlurmCluster | str | None
+    job: SlurmJob, metrics: InfluxMetrics | str | None, cluster: SlurmCluster | str | None
 ) -> tuple[JobMetrics, list[Allocation]]:
     if isinstance(metrics, str):
         metrics = cast(InfluxMetrics, await InfluxMetrics.aload(metrics))
+    reader = await configured_reader() if metrics is None else metrics.reader()
+    if reader is None:
+        raise ValueError(
+            "no database of metrics is named: give `metrics`, the name of an InfluxMetrics block, or set "
+            "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_METRICS"
+        )
     session = await session_for(cluster)
     allocations = allocations_of(await session.cluster.steps(job.job_id, since=job.submitted_at))
-    return await lower.job_metrics(allocations, metrics.reader()), allocations
+    return await lower.job_metrics(allocations, reader), allocations

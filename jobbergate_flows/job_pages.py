@@ -54,7 +54,8 @@ def summary_markdown(job: SlurmJob, status: JobStatus, fields: Mapping[str, str]
         "Standard error": "" if job.standard_error == job.standard_output else (job.standard_error or ""),
     }
     shown = [(label, value) for label, value in rows.items() if value]
-    parts = [f"# {text(status.name)}: {text(status.message)}", table(["", ""], shown)]
+    said = status.message if status.message.startswith(status.name) else f"{status.name}: {status.message}"
+    parts = [f"# {text(said)}", table(["", ""], shown)]
     if job.array and status.rows:
         tasks = [
             (str(row.array_task_id), row.state, str(row.exit_code or ""), row.nodes or "")

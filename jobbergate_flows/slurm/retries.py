@@ -87,18 +87,21 @@ class RetryPolicy(BaseModel):
 NO_RETRIES = RetryPolicy()
 
 
-def end_of(status: JobStatus, records: Sequence[JobRecord] = ()) -> AttemptEnd:
+def end_of(status: JobStatus, records: Sequence[JobRecord] = (), node_list: str = "") -> AttemptEnd:
     """How an attempt ended, by its final status and what accounting keeps of it.
 
     Which of several nodes failed, Slurm 22.05's accounting does not say: only a single one is known to be bad.
 
     Args:
         records: All lives of the job, or of all tasks of the array; none where accounting says nothing.
+        node_list: The nodes of a job that is no array, as accounting has them: squeue names none of a failed one.
     """
     failed = [row for row in status.rows if row.array_task_id is not None and not _completed(row)]
     # Of a requeued job the last life counts; the tasks of an array have all been given the same.
     last = records[-1] if records else None
     lost = {row.nodes for row in status.rows if row.nodes and _cause(row) == "node-failure"}
+    if not lost and last is not None and last.nodes == 1 and is_node_failure(status):
+        lost = {node_list}
     return AttemptEnd(
         name=status.name,
         memory=None if last is None else _memory_per_node(last),
@@ -255,6 +258,11 @@ def _completed(row: JobRow) -> bool:
     return meaning is not None and meaning.phase is Phase.COMPLETED
 
 
+def is_node_failure(status: JobStatus) -> bool:
+    """Whether that is the end of a job (not of some of an array's tasks) whose node failed."""
+    return CAUSES.get(status.name) == "node-failure" and all(row.array_task_id is None for row in status.rows)
+
+
 def _cause(row: JobRow) -> Cause | None:
     meaning = classify(row)
     return CAUSES.get(meaning.name) if meaning is not None else None
@@ -291,6 +299,7 @@ __all__ = [
     "check_policy",
     "decide",
     "end_of",
+    "is_node_failure",
     "refusal",
     "request_after",
     "retries_schema",

@@ -23,7 +23,7 @@ from jobbergate_flows.slurm.options import SlurmResources
 from jobbergate_flows.slurm.output import OutputFollower, OutputLimits, OutputLine
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.results import DIGEST_BELOW, Results, find_results
-from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of, refusal
+from jobbergate_flows.slurm.retries import GivenUp, Retry, RetryPolicy, decide, end_of, is_node_failure, refusal
 from jobbergate_flows.slurm.states import summarize
 from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.submission import (
@@ -301,7 +301,8 @@ class ClusterSession:
         except ClusterUnreachable as error:
             say(f"without what accounting knows of it: {error.message}")
             records = []
-        end = end_of(status, records)
+        node_list = (await self.details(job)).fields.get("NodeList", "") if is_node_failure(status) else ""
+        end = end_of(status, records, node_list)
         decided = decide(policy, asked, (*ends, end))
         if isinstance(decided, Retry):
             await asyncio.to_thread(self.ledger.mark_retried, job.key, end)

@@ -216,6 +216,7 @@ def test_users_name_the_block(
     block: InfluxMetrics,
     cluster: ClusterBlock,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     block.save("site", overwrite=True)
     cluster.save("profiled", overwrite=True)
@@ -225,6 +226,11 @@ def test_users_name_the_block(
     assert set(metrics.job.tolist()) == {job.job_id}
     with pytest.raises(ValueError, match="nowhere"):
         job_metrics(job, metrics="nowhere", cluster="profiled")
+    with pytest.raises(ValueError, match="no database of metrics is named"):
+        job_metrics(job, cluster="profiled")
+    with monkeypatch.context() as patch:
+        patch.setenv("PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_METRICS", "site")
+        assert job_metrics(job, cluster="profiled").to_csv() == metrics.to_csv()
 
     env = {"SLURM_CONF": str(profiled_cluster.conf), "PREFECT_API_URL": prefect_server.api_url}
     setting = {"PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_METRICS": "site"}
