@@ -24,6 +24,7 @@ from agent_worker.identity.audit import (
     record_of,
     record_of_job,
     record_of_taken_up,
+    record_of_unread,
 )
 from agent_worker.identity.bindings import Bindings, BindingsBroken, BindingsFile
 from agent_worker.identity.consent import Consent, parse
@@ -122,7 +123,7 @@ class Admission:
             session, job = with_job
             if self._rules.audit is None:
                 return Admitted(session)
-            await self._audit_job(
+            await self._audit_done(
                 record_of_taken_up(str(flow_run.id), self._rules.policy, job.user, job.job_id, datetime.now(UTC))
             )
             return Admitted(session.following())
@@ -145,7 +146,14 @@ class Admission:
                 # Somebody else has ended it.
                 return None
             try:
-                read, decision = await self._decide(current, kind, configuration)
+                try:
+                    read = await self._read(current, configuration)
+                except (ObjectNotFound, RequestRefused) as error:
+                    denied = _unreadable(error)
+                    await self._audit_unread(current, denied)
+                    await self._end(flow_run, f"Not run: {denied.reason}", denied.hint)
+                    return None
+                decision = await self._decide(read, kind)
                 if decision != audited:
                     await self._audit(read, decision)
                     audited = decision
@@ -155,48 +163,43 @@ class Admission:
                     await self._end(flow_run, f"Not run: {decision.reason}", decision.hint)
                     return None
                 if await waiting.seconds_for_consent() > self._rules.consent_seconds:
-                    await self._end(flow_run, f"{decision.account} has not consented: {decision.why}", decision.command)
+                    reason = f"{decision.account} has not consented: {decision.why}"
+                    await self._audit(read, Denied(reason, decision.command, decision.account, decision.proof))
+                    await self._end(flow_run, reason, decision.command)
                     return None
                 self._asking.add(flow_run.id)
                 await waiting.say(
                     NEEDS_CONSENT, f"{decision.why}. To allow it, call as {decision.account}: {decision.command}"
                 )
-            except ObjectNotFound:
-                await self._end(flow_run, "Not run: its deployment is gone", "start one of another deployment")
-                return None
-            except (RequestRefused, AccountRefused) as error:
-                await self._end(flow_run, f"Not run: {error.message}", error.hint)
-                return None
             except _WAITING as error:
                 _logger.warning("Run %s waits: %s", flow_run.id, error)
                 await waiting.say(UNDECIDED, f"Whose run this is cannot be decided now: {error.message}")
             await asyncio.sleep(self._rules.poll_seconds)
 
-    async def _decide(
-        self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None
-    ) -> tuple[ReadRun, Decision]:
-        read = await self._read(flow_run, configuration)
+    async def _decide(self, read: ReadRun, kind: Kind) -> Decision:
         facts, policy = read.facts, self._rules.policy
         if facts.kind != kind:
-            return read, Denied("its deployment was changed while it was taken up", "start it again")
+            return Denied("its deployment was changed while it was taken up", "start it again")
         bindings = await asyncio.to_thread(self._rules.bindings.current) if self._rules.bindings else Bindings(())
         mapped: Mapped | None = None
         if self._rules.mapper is not None:
             mapped = await asyncio.to_thread(map_creator, self._rules.mapper, facts.created_by, by=self._rules.word)
         owner = owner_of(facts, policy, bindings, mapped)
         if isinstance(owner, Denied):
-            return read, owner
+            return owner
         consent = Consent((), ())
-        if policy.consent:
-            try:
+        try:
+            if policy.consent:
                 consent = parse(await self.accounts.read_consent(owner.account) or "")
-            except ConsentRefused as error:
-                command = f"jobbergate-flows consent add --run {flow_run.id}"
-                return read, NeedsConsent(owner.account, command, str(error), owner.proof)
-        else:
-            # Who is refused is refused before anything is done, and not only by what is done first.
-            await self.accounts.of(owner.account).expanded("~")
-        return read, decide(facts, policy, bindings, mapped, consent, datetime.now(UTC))
+            else:
+                # Who is refused is refused before anything is done, and not only by what is done first.
+                await self.accounts.of(owner.account).expanded("~")
+        except ConsentRefused as error:
+            command = f"jobbergate-flows consent add --run {facts.flow_run_id}"
+            return NeedsConsent(owner.account, command, str(error), owner.proof)
+        except AccountRefused as error:
+            return Denied(error.message, error.hint or "", owner.account, owner.proof)
+        return decide(facts, policy, bindings, mapped, consent, datetime.now(UTC))
 
     async def _read(self, flow_run: FlowRun, configuration: FlowJobConfiguration | None) -> ReadRun:
         asked: dict[str, Any] = {}
@@ -214,31 +217,49 @@ class Admission:
             return await read_run_facts(client, flow_run, work_pool=self._work_pool, **asked)
 
     def _watched(self, read: ReadRun, allowed: Allowed) -> ClusterSession:
-        def vet(order: SubmissionOrder) -> None:
+        refused: set[tuple[str, str]] = set()
+
+        async def vet(order: SubmissionOrder) -> None:
             script = resources_of(parse_directives(order.script.text))
             reason = exceeded(allowed.limits, order.request.over(script))
             if allowed.limits.exist and has_foreign_lines(order.script.text):
                 reason = "the script has #PBS or #BSUB lines, which sbatch obeys and no limit counts"
-            if reason is not None:
-                raise OptionRefused(f"more than {allowed.account} has consented to: {reason}", where=allowed.proof)
+            if reason is None:
+                return
+            error = OptionRefused(f"more than {allowed.account} has consented to: {reason}", where=allowed.proof)
+            # A task that is tried again asks for the same once more.
+            if (order.key.token, reason) not in refused:
+                refused.add((order.key.token, reason))
+                denied = Denied(error.message, "", allowed.account, allowed.proof)
+                await self._audit_done(record_of(read.facts, self._rules.policy, denied, datetime.now(UTC)))
+            raise error
 
         async def submitted(job: SlurmJob) -> None:
-            await self._audit_job(record_of_job(read.facts, self._rules.policy, allowed, job.job_id, datetime.now(UTC)))
+            await self._audit_done(
+                record_of_job(read.facts, self._rules.policy, allowed, job.job_id, datetime.now(UTC))
+            )
 
         return self.accounts.of(allowed.account).watched(vet=vet, submitted=submitted)
 
     async def _audit(self, read: ReadRun, decision: Decision) -> None:
-        assert self._rules.audit is not None
-        record = record_of(read.facts, self._rules.policy, decision, datetime.now(UTC))
-        await asyncio.to_thread(self._rules.audit.write, record)
+        await self._write(record_of(read.facts, self._rules.policy, decision, datetime.now(UTC)))
 
-    async def _audit_job(self, record: AuditRecord) -> None:
-        assert self._rules.audit is not None
+    async def _audit_unread(self, flow_run: FlowRun, denied: Denied) -> None:
+        deployment = None if flow_run.deployment_id is None else str(flow_run.deployment_id)
+        record = record_of_unread(str(flow_run.id), deployment, self._rules.policy, denied, datetime.now(UTC))
+        await self._write(record)
+
+    async def _audit_done(self, record: AuditRecord) -> None:
+        """Write what follows from a decision that was written: it holds also where the log does not take it."""
         try:
-            await asyncio.to_thread(self._rules.audit.write, record)
+            await self._write(record)
         except AuditUnavailable:
-            # That it was allowed is written; the job exists, and is followed.
-            _logger.exception("The audit log did not take that job %s was submitted", record.job)
+            what = f"job {record.job} was submitted" if record.job else f"it was refused: {record.reason}"
+            _logger.exception("The audit log did not take of run %s that %s", record.flow_run, what)
+
+    async def _write(self, record: AuditRecord) -> None:
+        assert self._rules.audit is not None
+        await asyncio.to_thread(self._rules.audit.write, record)
 
     async def _end(self, flow_run: FlowRun, reason: str, hint: str | None) -> None:
         # What an earlier life may have submitted is not left to itself.
@@ -250,6 +271,12 @@ class Admission:
         except JobbergateFlowsError:
             _logger.exception("What run %s may have submitted could not be cancelled", flow_run.id)
         await force_state(flow_run.id, Failed(message=f"{reason} ({hint})" if hint else reason))
+
+
+def _unreadable(error: ObjectNotFound | RequestRefused) -> Denied:
+    if isinstance(error, RequestRefused):
+        return Denied(error.message, error.hint or "")
+    return Denied("its deployment is gone", "start one of another deployment")
 
 
 def asked_since(states: Iterable[State[Any]]) -> datetime | None:

@@ -92,7 +92,7 @@ def record_of(facts: RunFacts, policy: IdentityPolicy, decision: Decision, now: 
         case NeedsConsent():
             word, account, proof, reason = "needs-consent", decision.account, decision.proof, decision.why
         case Denied():
-            word, account, proof, reason = "denied", None, None, decision.reason
+            word, account, proof, reason = "denied", decision.account, decision.proof, decision.reason
     return AuditRecord(
         time=now,
         decision=word,
@@ -104,6 +104,24 @@ def record_of(facts: RunFacts, policy: IdentityPolicy, decision: Decision, now: 
         application=facts.application,
         request=_hash(facts),
         reason=reason,
+    )
+
+
+def record_of_unread(
+    flow_run_id: str, deployment_id: str | None, policy: IdentityPolicy, denied: Denied, now: datetime
+) -> AuditRecord:
+    """The record that a run is refused of which nothing more than its ids can be read. Pure."""
+    return AuditRecord(
+        time=now,
+        decision="denied",
+        policy=policy.name,
+        account=denied.account,
+        proof=denied.proof,
+        flow_run=flow_run_id,
+        deployment=deployment_id,
+        application=None,
+        request=None,
+        reason=denied.reason,
     )
 
 

@@ -93,10 +93,19 @@ class NeedsConsent:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
-    """Nobody's run, or none that may be."""
+    """Nobody's run, or none that may be.
+
+    Args:
+        reason: Why not.
+        hint: What helps; empty where nothing does.
+        account: Whose run it would have been, where that was known already.
+        proof: By what.
+    """
 
     reason: str
     hint: str
+    account: str | None = None
+    proof: str | None = None
 
 
 Decision = Allowed | NeedsConsent | Denied
@@ -148,7 +157,7 @@ def decide(
     try:
         request_hash(facts)
     except RequestRefused as error:
-        return Denied(error.message, error.hint or "")
+        return Denied(error.message, error.hint or "", owner.account, owner.proof)
     about = [line for line in consent.lines if line.names(facts)]
     reasons = []
     for line in about:

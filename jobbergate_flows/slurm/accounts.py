@@ -53,13 +53,16 @@ class AccountRules:
 
 
 class CLibrary(Protocol):
-    """What is used of the C library: both return an `errno` and fill in a record."""
+    """What is used of the C library: all return an `errno` and fill in a record."""
 
     @property
     def getpwnam_r(self) -> Callable[..., int]: ...
 
     @property
     def getgrnam_r(self) -> Callable[..., int]: ...
+
+    @property
+    def getgrgid_r(self) -> Callable[..., int]: ...
 
 
 def find_account(name: str, *, rules: AccountRules, library: CLibrary | None = None) -> Account:
@@ -102,7 +105,7 @@ def known_account(name: str, *, library: CLibrary | None = None) -> Account:
     found = _look_up(library.getpwnam_r, _Passwd, name)
     if found is None:
         raise AccountRefused("there is no such account", where=name, hint="see getent passwd")
-    record, texts = found
+    record, texts, _ = found
     if texts["pw_name"] != name:
         raise AccountRefused(
             f"the user directory knows this account as {texts['pw_name']!r}", where=name, hint="name it like that"
@@ -143,24 +146,40 @@ Record = TypeVar("Record", bound=ctypes.Structure)
 
 
 def _is_member(account: Account, groups: tuple[str, ...], library: CLibrary | None) -> bool:
+    library = library or _LIBC
     for group in groups:
-        found = _look_up((library or _LIBC).getgrnam_r, _Group, group)
+        found = _look_up(library.getgrnam_r, _Group, group)
         if found is None:
             raise AccountRefused(
                 f"there is no group {group!r}, which the worker's settings allow", where=account.name, hint="make it"
             )
         if found[0].gr_gid in account.groups:
             return True
+        if account.name in found[2]:
+            # getgrouplist tells no error: it leaves out what it could not ask for.
+            raise DirectoryDown(
+                f"the user directory names the account as a member of {group}, and not that group as one of its groups",
+                where=account.name,
+                hint="see whether LDAP is up",
+            )
+    # Whoever is refused is refused for good: not while the directory does not answer for the account's own group.
+    _look_up(library.getgrgid_r, _Group, account.gid)
     return False
 
 
-def _look_up(function: Callable[..., int], kind: type[Record], name: str) -> tuple[Any, dict[str, str]] | None:
-    """The record with its texts; None when there is none. The record's own texts live in a buffer that is gone."""
+def _look_up(
+    function: Callable[..., int], kind: type[Record], key: str | int
+) -> tuple[Any, dict[str, str], frozenset[str]] | None:
+    """The record with its texts, and a group's members; None when there is none.
+
+    The record's own texts live in a buffer that is gone.
+    """
     size = 1 << 12
+    asked = key.encode() if isinstance(key, str) else ctypes.c_uint32(key)
     while True:
         record, buffer, result = kind(), ctypes.create_string_buffer(size), ctypes.c_void_p()
         # EINTR is an error like the others here: glibc itself asks again.
-        code = function(name.encode(), ctypes.byref(record), buffer, ctypes.c_size_t(size), ctypes.byref(result))
+        code = function(asked, ctypes.byref(record), buffer, ctypes.c_size_t(size), ctypes.byref(result))
         if code == errno.ERANGE and size < _MAX_RECORD:
             size *= 2
             continue
@@ -170,12 +189,20 @@ def _look_up(function: Callable[..., int], kind: type[Record], name: str) -> tup
                 for entry in kind._fields_
                 if entry[1] is ctypes.c_char_p
             }
-            return record, texts
+            return record, texts, _members(record)
         if code in _NOT_FOUND:
             return None
         raise DirectoryDown(
-            f"the user directory does not answer: {os.strerror(code)}", where=name, hint="see whether LDAP is up"
+            f"the user directory does not answer: {os.strerror(code)}", where=str(key), hint="see whether LDAP is up"
         )
+
+
+def _members(record: Any) -> frozenset[str]:
+    names: list[bytes] = []
+    if isinstance(record, _Group) and record.gr_mem:
+        while (name := record.gr_mem[len(names)]) is not None:
+            names.append(name)
+    return frozenset(map(os.fsdecode, names))
 
 
 _LIBC: CLibrary = ctypes.CDLL(None)

@@ -179,11 +179,15 @@ class Cluster(Protocol):
         """Write `SECRET_FILE`, mode 0600, into an existing run's directory of the user's own, replacing it atomically.
 
         Raises:
-            FileRefused, DirectoryRefused
+            FileRefused: Among others, there is something that is not as we make it.
+            DirectoryRefused
         """
 
-    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         """Remove files below a run's directory, by their relative paths; missing ones are no error.
+
+        Args:
+            digests: Only files with one of these (see `write_files`); otherwise whatever has the name.
 
         Raises:
             FileRefused, DirectoryRefused

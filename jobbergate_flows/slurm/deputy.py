@@ -34,7 +34,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NamedTuple
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_REQUEST = 64 << 20
 MAX_SCRIPT = 4 << 20
 MAX_READ = 1 << 20
@@ -135,25 +135,38 @@ def write_files(
 
 
 def write_secret(directory: str, text: str) -> None:
-    """Write `SECRET_FILE`, of mode 0600, into a run's directory that is this user's own, whatever is there before."""
+    """Write `SECRET_FILE`, of mode 0600, into a run's directory that is this user's own.
+
+    One that is there is replaced only if it is as we make it: this user's, a file, of that mode.
+    """
     where = f"{directory.rstrip('/')}/{SECRET_FILE}"
     with _run_directory(directory) as folder, _refusing(where):
         _check_own(folder, directory, "DirectoryRefused")
+        there = _digest_at(folder, SECRET_FILE, where)
+        if there is not None:
+            status = os.stat(SECRET_FILE, dir_fd=folder, follow_symlinks=False)
+            if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o600:
+                raise _not_ours(where)
         with _written(folder, text.encode(), 0o600) as temporary:
-            os.replace(temporary, SECRET_FILE, src_dir_fd=folder, dst_dir_fd=folder)
+            _move(folder, temporary, SECRET_FILE, there, where)
 
 
-def remove_files(directory: str, paths: Sequence[str]) -> None:
-    """Remove files below a run's directory; missing ones are no error, and links are removed, not followed."""
+def remove_files(directory: str, paths: Sequence[str], digests: Sequence[str] | None = None) -> None:
+    """Remove files below a run's directory; missing ones are no error, and links are removed, not followed.
+
+    Args:
+        digests: Only files with one of these; otherwise whatever has the name.
+    """
     for path in paths:
         _parts(path)
     try:
         with _run_directory(directory) as base:
             for path in paths:
-                with _refusing(f"{directory.rstrip('/')}/{path}"), _folder_of(base, path, directory) as folder:
-                    if folder is not None:
+                where, name = f"{directory.rstrip('/')}/{path}", _parts(path)[-1]
+                with _refusing(where), _folder_of(base, path, directory) as folder:
+                    if folder is not None and (digests is None or _is_one_of(digests, folder, name, where)):
                         with contextlib.suppress(FileNotFoundError):
-                            os.unlink(_parts(path)[-1], dir_fd=folder)
+                            os.unlink(name, dir_fd=folder)
     except Refused as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
@@ -343,11 +356,22 @@ def _digest_at(folder: int, name: str, where: str) -> str | None:
         if error.errno not in (errno.ELOOP, errno.ENXIO):
             raise
         raise Refused("FileRefused", "there is something else than a file", where, "remove it") from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise Refused("FileRefused", "there is something else than a file", where, "remove it")
-        return digest_of(file.read()) if status.st_size <= MAX_REQUEST else "larger than ours"
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return digest_of(file.read()) if status.st_size <= MAX_REQUEST else "larger than ours"
+    finally:
+        os.close(descriptor)
+
+
+def _is_one_of(digests: Sequence[str], folder: int, name: str, where: str) -> bool:
+    try:
+        return _digest_at(folder, name, where) in digests
+    except Refused:
+        # No file: it is not ours.
+        return False
 
 
 @contextlib.contextmanager
@@ -692,9 +716,10 @@ class RemoveFiles:
 
     directory: str
     paths: list[str]
+    digests: list[str] | None = None
 
     def serve(self, state: State) -> dict[str, Any]:
-        remove_files(self.directory, self.paths)
+        remove_files(self.directory, self.paths, self.digests)
         return {}
 
 

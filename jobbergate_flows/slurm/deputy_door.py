@@ -247,9 +247,10 @@ class DeputyDoor:
         """See `Cluster.write_secret`."""
         await self._ask("write_secret", _nothing, directory=directory, text=text)
 
-    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         """See `Cluster.remove_files`."""
-        await self._ask("remove_files", _nothing, directory=directory, paths=list(paths))
+        kept = None if digests is None else list(digests)
+        await self._ask("remove_files", _nothing, directory=directory, paths=list(paths), digests=kept)
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`; at most 1 MiB."""

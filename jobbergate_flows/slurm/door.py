@@ -69,7 +69,7 @@ class Door(Protocol):
     async def write_secret(self, directory: str, text: str) -> None:
         """See `Cluster.write_secret`."""
 
-    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         """See `Cluster.remove_files`."""
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
@@ -131,9 +131,9 @@ class OwnAccountDoor:
         """See `Cluster.write_secret`."""
         await _in_thread(lambda: deputy.write_secret(directory, text))
 
-    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         """See `Cluster.remove_files`."""
-        await _in_thread(lambda: deputy.remove_files(directory, paths))
+        await _in_thread(lambda: deputy.remove_files(directory, paths, digests))
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`."""

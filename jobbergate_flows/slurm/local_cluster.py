@@ -116,9 +116,9 @@ class LocalCluster:
         """See `Cluster.write_secret`."""
         await self._door.write_secret(directory, text)
 
-    async def remove_files(self, directory: str, paths: Sequence[str]) -> None:
+    async def remove_files(self, directory: str, paths: Sequence[str], *, digests: Sequence[str] | None = None) -> None:
         """See `Cluster.remove_files`."""
-        await self._door.remove_files(directory, paths)
+        await self._door.remove_files(directory, paths, digests=digests)
 
     async def read(self, path: str, *, offset: int = 0, limit: int = 1 << 16) -> FileChunk | None:
         """See `Cluster.read`."""

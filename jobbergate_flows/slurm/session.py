@@ -74,11 +74,11 @@ class ClusterSession:
         self._home = home
         self._grace = grace
         self.output_limits = output_limits
-        self._vet: Callable[[SubmissionOrder], None] | None = None
+        self._vet: Callable[[SubmissionOrder], Awaitable[None]] | None = None
         self._submitted: Callable[[SlurmJob], Awaitable[None]] | None = None
 
     def watched(
-        self, *, vet: Callable[[SubmissionOrder], None], submitted: Callable[[SlurmJob], Awaitable[None]]
+        self, *, vet: Callable[[SubmissionOrder], Awaitable[None]], submitted: Callable[[SlurmJob], Awaitable[None]]
     ) -> ClusterSession:
         """This session for one run, whose submissions somebody looks at.
 
@@ -122,7 +122,7 @@ class ClusterSession:
             there = await asyncio.to_thread(self.ledger.get, order.key.token)
             if there is not None and there.job is not None:
                 return there.job
-            self._vet(order)
+            await self._vet(order)
         job = await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
         if self._submitted is not None:
             await self._submitted(job)

@@ -144,7 +144,8 @@ async def submit_once(
 
     Outages and limits of Slurm's are waited out. Being cancelled (as a coroutine) leaves a state from which the next
     call with the same order goes on. Of several calls with one key at once, in this process or another, one submits
-    and all return its job. Of a submission that was refused only its empty directory is left.
+    and all return its job. Of a submission that was refused only its directory is left, with
+    what others put there.
 
     Args:
         on_wait: Told, once for each cause, why it takes longer.
@@ -187,15 +188,18 @@ async def settle_cancelled(
         return settled.job if settled is not None else None
 
 
-async def remove_secret(cluster: Cluster, row: Submission) -> None:
+async def remove_secret(cluster: Cluster, row: Submission, digests: Sequence[str] | None = None) -> None:
     """Remove the file that held what must not be in a submission's script.
 
     Where that cannot be done, the log names the file: nothing else is held up by it.
+
+    Args:
+        digests: Only one with one of these.
     """
     if row.secret_path is None:
         return
     try:
-        await cluster.remove_files(row.directory, [SECRET_FILE])
+        await cluster.remove_files(row.directory, [SECRET_FILE], digests=digests)
     except JobbergateFlowsError as error:
         _logger.error("The secrets of %s are left in %s: %s", row.name_in_slurm, row.secret_path, error)
 
@@ -211,6 +215,8 @@ class _Submitting:
         self._grace = grace
         self._told: str | None = None
         self._claim = _Claim()
+        # Whether the secret's file that is there is ours; otherwise only one of the same content is.
+        self._secret_is_ours = False
         options = {
             **parse_directives(order.script.text).options,
             **parse_arguments(order.arguments).options,
@@ -249,6 +255,7 @@ class _Submitting:
         if row.script_digest != self._order.script.digest:
             _logger.warning("The script of submission %s is another than when it was intended", row.name_in_slurm)
         # An intent without an id: sbatch may have run.
+        self._secret_is_ours = True
         job = await self._look_up(row)
         return job if job is not None else await self._submit(row)
 
@@ -369,7 +376,12 @@ class _Submitting:
             written = await self._cluster.write_files(row.directory, files, ours=ours, in_place=order.in_place)
             await asyncio.to_thread(self._ledger.mark_written, row.key, written)
             if order.secret is not None and row.secret_path is not None:
-                await self._cluster.write_secret(row.directory, order.secret)
+                try:
+                    await self._cluster.write_secret(row.directory, order.secret)
+                    self._secret_is_ours = True
+                except FileRefused:
+                    self._secret_is_ours = False
+                    raise
         except OSError as error:
             raise FileRefused(
                 f"the run's files cannot be written: {error.strerror or error}", where=row.directory
@@ -389,11 +401,18 @@ class _Submitting:
     async def _remove_files(self, row: Submission) -> None:
         order = self._order
         # First, and before the ledger has the end: what it has as ended nobody looks after any more.
-        await remove_secret(self._cluster, row)
+        secret = [deputy.digest_of((order.secret or "").encode())]
+        await remove_secret(self._cluster, row, None if self._secret_is_ours else secret)
         if order.in_place:
             return
+        # What an earlier life wrote, the ledger has; what this one wrote and could not record is of these contents.
+        current = await asyncio.to_thread(self._ledger.get, row.key) or row
+        files = {**order.script.files, order.script_file: order.script.text}
+        digests = {*current.written_files.values(), *(deputy.digest_of(text.encode()) for text in files.values())}
         try:
-            await self._cluster.remove_files(row.directory, [order.script_file, *order.script.files])
+            await self._cluster.remove_files(
+                row.directory, sorted({*files, *current.written_files}), digests=sorted(digests)
+            )
         except SlurmError as error:
             _logger.warning("Files of a submission that was given up are left in %s: %s", row.directory, error)
 

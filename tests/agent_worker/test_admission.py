@@ -22,6 +22,8 @@ from agent_worker.admission import NEEDS_CONSENT, UNDECIDED, Admission, Admitted
 from agent_worker.identity.audit import AuditLog, AuditRecord
 from agent_worker.identity.policy import IdentityPolicy
 from jobbergate_flows.applications.job_script import JobScript
+from jobbergate_flows.slurm.accounts import AccountRules
+from jobbergate_flows.slurm.deputy_door import DeputyDoor, Root
 from jobbergate_flows.slurm.errors import FileRefused, OptionRefused, SlurmError
 from jobbergate_flows.slurm.jobs import AttemptEnd
 from jobbergate_flows.slurm.ledger import SubmissionKey
@@ -165,6 +167,122 @@ async def test_a_run_whose_deputy_says_something_else_waits_and_says_so(workshop
     admitting.cancel()
 
 
+@pytest.mark.parametrize("consent", [False, True])
+@pytest.mark.parametrize(
+    ("account", "reason"),
+    [("root", "uid 0"), ("daemon", "uid 1:"), ("nobody", "may not log in"), ("no-such-person", "no such account")],
+)
+async def test_an_account_that_is_refused_has_its_line(
+    workshop: Workshop, run: FlowRun, audit: AuditSocket, account: str, reason: str, consent: bool
+) -> None:
+    def open_door(name: str) -> DeputyDoor:
+        return DeputyDoor(name, Root(), rules=AccountRules())
+
+    accounts = AccountSessions(ClusterSession(workshop.cluster, workshop.ledger, grace=0.05), open_door)
+    rules = Rules(IdentityPolicy("single-user", account, consent=consent), audit=AuditLog(str(audit.path)))
+
+    assert await Admission(accounts, rules, workshop.pool).admit(run, "application") is None
+
+    (record,) = audit.records(run.id)
+    assert (record["decision"], record["account"], record["proof"]) == ("denied", account, "single-user")
+    assert reason in record["reason"]
+    assert record["application"].startswith("sha256:")
+    assert record["request"].startswith("sha256:")
+    assert reason in message(await current(run.id))
+
+
+async def test_an_account_that_is_not_the_workers_own_has_its_line(
+    workshop: Workshop, run: FlowRun, audit: AuditSocket
+) -> None:
+    session = ClusterSession(workshop.cluster, workshop.ledger, grace=0.05)
+    rules = Rules(IdentityPolicy("single-user", "somebody"), audit=AuditLog(str(audit.path)))
+
+    assert await Admission(AccountSessions(session), rules, workshop.pool).admit(run, "application") is None
+
+    (record,) = audit.records(run.id)
+    assert (record["decision"], record["account"]) == ("denied", "somebody")
+    assert "acts as" in record["reason"]
+
+
+async def test_a_request_that_cannot_be_read_has_its_line(
+    workshop: Workshop, tmp_path: Path, audit: AuditSocket
+) -> None:
+    deployed = await workshop.deploy(script_application(tmp_path, "unreadable", "#!/bin/sh\n"))
+    run = await workshop.launch(deployed, resources="many")
+
+    assert await admission(workshop, AuditLog(str(audit.path)), ME).admit(run, "application") is None
+
+    (record,) = audit.records(run.id)
+    assert (record["decision"], record["deployment"]) == ("denied", str(deployed.id))
+    assert "parameter resources is 'many'" in record["reason"]
+    # It is not known whose it would have been, nor what it asks for.
+    assert record.keys() == {"time", "decision", "policy", "flow_run", "deployment", "reason"}
+    assert (await current(run.id)).state_name == "Failed"
+
+
+async def test_a_deployment_that_is_gone_has_its_line(
+    workshop: Workshop, run: FlowRun, audit: AuditSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def read_before_it_was_gone(_run_id: UUID) -> FlowRun:
+        return run
+
+    monkeypatch.setattr("agent_worker.admission.read_run", read_before_it_was_gone)
+    assert run.deployment_id is not None
+    async with get_client() as client:
+        await client.delete_deployment(run.deployment_id)
+
+    assert await admission(workshop, AuditLog(str(audit.path)), ME).admit(run, "application") is None
+
+    (record,) = audit.records(run.id)
+    assert (record["decision"], record["deployment"]) == ("denied", str(run.deployment_id))
+    assert record["reason"] == "its deployment is gone"
+    ended = await current(run.id)
+    assert (ended.state_name, "deployment is gone" in message(ended)) == ("Failed", True)
+
+
+async def test_the_end_of_the_wait_for_consent_has_its_line(
+    workshop: Workshop, run: FlowRun, audit: AuditSocket
+) -> None:
+    waits = admission(workshop, AuditLog(str(audit.path)), consent_seconds=0.5, poll_seconds=0.1)
+
+    assert await asyncio.wait_for(waits.admit(run, "application"), 30) is None
+
+    asked, ended = audit.records(run.id)
+    assert (asked["decision"], ended["decision"]) == ("needs-consent", "denied")
+    for name in ("account", "proof", "application", "request", "deployment", "policy"):
+        assert ended[name] == asked[name]
+    assert "has not consented" in ended["reason"]
+
+
+@pytest.mark.parametrize("code", ["allowed", "waiting"])
+async def test_nothing_is_done_while_the_audit_log_takes_no_line(
+    workshop: Workshop, run: FlowRun, tmp_path: Path, code: str
+) -> None:
+    waits = admission(workshop, AuditLog(str(tmp_path / "late")), ME if code == "allowed" else ASKING,
+                      poll_seconds=0.1, consent_seconds=0.0 if code == "waiting" else 600.0)  # fmt: skip
+    admitting = asyncio.create_task(waits.admit(run, "application"))
+
+    async def says_so() -> bool:
+        return (await current(run.id)).state_name == UNDECIDED
+
+    await await_until(says_so, 30, "the run to say why it waits")
+    assert "audit log takes no line" in message(await current(run.id))
+    assert not admitting.done()
+    assert workshop.ledger.of_flow_run(str(run.id)) == []
+    late = AuditSocket(tmp_path / "late")
+    try:
+        admitted = await asyncio.wait_for(admitting, 30)
+        decisions = [record["decision"] for record in late.records(run.id)]
+    finally:
+        late.close()
+    if code == "allowed":
+        assert admitted is not None
+        assert decisions == ["allowed"]
+    else:
+        assert admitted is None
+        assert decisions == ["needs-consent", "denied"]
+
+
 async def test_a_restarted_worker_lets_nobody_wait_anew(workshop: Workshop, run: FlowRun) -> None:
     first = asyncio.create_task(admission(workshop, InThreads()).admit(run, "application"))
     await until_it_asks(run.id)
@@ -219,22 +337,52 @@ async def test_the_audit_log_is_never_waited_for_in_the_event_loop(workshop: Wor
 @pytest.mark.parametrize(
     "line", ["#SBATCH --array=1-9", "#SBATCH --exclusive", "#SBATCH --cpus-per-gpu=8", "#BSUB -x", "#PBS -l walltime=9"]
 )
-async def test_limits_of_consent_hold_for_the_scripts_own_lines(workshop: Workshop, tmp_path: Path, line: str) -> None:
+async def test_limits_of_consent_hold_for_the_scripts_own_lines(
+    workshop: Workshop, tmp_path: Path, audit: AuditSocket, line: str
+) -> None:
     deployed = await workshop.deploy(script_application(tmp_path, "limited", "#!/bin/sh\n"))
     run = await workshop.launch(deployed, resources={"tasks": 2})
     digest = deployed.application.rpartition("@")[2]
     session = ClusterSession(workshop.cluster, workshop.ledger, grace=0.05)
     accounts = Consenting(session, f"{deployed.id} {digest} answers=any,max-tasks=2\n")
-    admitted = await Admission(accounts, Rules(ASKING, audit=InThreads()), workshop.pool).admit(run, "application")
+    rules = Rules(ASKING, audit=AuditLog(str(audit.path)))
+    admitted = await Admission(accounts, rules, workshop.pool).admit(run, "application")
     assert admitted is not None
     order = an_order(workshop, str(run.id), line)
     order = replace(order, resources=SlurmResources(tasks=2))
+
+    # A task may be tried again: it is one decision.
+    for _ in range(2):
+        with pytest.raises(OptionRefused, match="has consented to"):
+            await admitted.session.submit(order)
+
+    assert workshop.ledger.get(order.key.token) is None
+    allowed, refused = audit.records(run.id)
+    assert (allowed["decision"], refused["decision"]) == ("allowed", "denied")
+    for name in ("account", "proof", "application", "request", "deployment", "policy"):
+        assert refused[name] == allowed[name]
+    assert "has consented to" in refused["reason"]
+    await admitted.session.submit(replace(order, script=an_order(workshop, "x").script))
+    assert audit.records(run.id)[2]["decision"] == "submitted"
+
+
+async def test_what_was_not_consented_to_is_refused_also_where_the_audit_log_takes_no_line(
+    workshop: Workshop, tmp_path: Path, audit: AuditSocket
+) -> None:
+    deployed = await workshop.deploy(script_application(tmp_path, "limited", "#!/bin/sh\n"))
+    run = await workshop.launch(deployed, resources={"tasks": 2})
+    digest = deployed.application.rpartition("@")[2]
+    accounts = Consenting(workshop.session, f"{deployed.id} {digest} answers=any,max-tasks=2\n")
+    rules = Rules(ASKING, audit=AuditLog(str(audit.path)))
+    admitted = await Admission(accounts, rules, workshop.pool).admit(run, "application")
+    assert admitted is not None
+    audit.close()
+    order = an_order(workshop, str(run.id), "#SBATCH --exclusive")
 
     with pytest.raises(OptionRefused, match="has consented to"):
         await admitted.session.submit(order)
 
     assert workshop.ledger.get(order.key.token) is None
-    await admitted.session.submit(replace(order, script=an_order(workshop, "x").script))
 
 
 async def test_a_retry_may_not_ask_for_more_than_its_user_has_consented_to(workshop: Workshop, tmp_path: Path) -> None:

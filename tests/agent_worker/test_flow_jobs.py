@@ -61,7 +61,7 @@ def test_slurms_named_end_wins_over_what_a_dying_engine_said(
 
 
 def refusing_to_remove(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(_directory: str, _paths: Sequence[str]) -> None:
+    async def refuse(_directory: str, _paths: Sequence[str], **_digests: object) -> None:
         raise FileRefused("this is a link")
 
     monkeypatch.setattr(workshop.cluster, "remove_files", refuse)

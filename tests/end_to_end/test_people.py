@@ -210,9 +210,15 @@ async def test_another_application_in_the_deployments_place_does_not_run(by_root
 
 async def test_an_account_that_is_nobodys_to_act_for_is_refused(by_root: SharedSite, tmp_path: Path) -> None:
     deployed = await by_root.owned(script_application(tmp_path, "as-root", LOOK, QUESTION), "root")
-    ended = await by_root.end(await by_root.launch(deployed))
+    run_id = await by_root.launch(deployed)
+    ended = await by_root.end(run_id)
     assert ended.state_name == "Failed"
     assert "uid 0" in message(ended)
+    (record,) = by_root.audit.records(run_id)
+    assert (record["decision"], record["account"], record["application"]) == (
+        "denied", "root", deployed.application.rpartition("@")[2],
+    )  # fmt: skip
+    assert "uid 0" in record["reason"]
 
 
 async def test_a_cancelled_run_cancels_its_owners_job(by_root: SharedSite, tmp_path: Path) -> None:

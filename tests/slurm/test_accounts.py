@@ -23,6 +23,8 @@ class Library:
     def __init__(self, *, error: int = 0, too_small: int = 0, **records: tuple[str, int, str]) -> None:
         self.error, self.too_small, self.records = error, too_small, records
         self.groups: dict[str, int] = {}
+        self.members: dict[str, tuple[str, ...]] = {}
+        self.own_group_error = 0
         self._kept: list[Any] = []
 
     def getpwnam_r(self, name: bytes, record: Any, _buffer: Any, _size: Any, result: Any) -> int:
@@ -40,8 +42,14 @@ class Library:
     def getgrnam_r(self, name: bytes, record: Any, _buffer: Any, _size: Any, result: Any) -> int:
         if name.decode() in self.groups:
             record._obj.gr_gid = self.groups[name.decode()]
+            members = self.members.get(name.decode(), ())
+            record._obj.gr_mem = (ctypes.c_char_p * (len(members) + 1))(*(member.encode() for member in members), None)
+            self._kept.append(record._obj.gr_mem)
             self._found(result)
         return self.error
+
+    def getgrgid_r(self, _gid: Any, _record: Any, _buffer: Any, _size: Any, _result: Any) -> int:
+        return self.own_group_error
 
     def _found(self, result: Any) -> None:
         self._kept.append(ctypes.create_string_buffer(8))
@@ -136,6 +144,41 @@ def test_a_group_that_is_not_there_lets_nobody_in() -> None:
 
     with pytest.raises(AccountRefused, match="there is no group 'gone'"):
         find_account("ann", rules=AccountRules(groups=("gone",)), library=library)
+
+
+def test_a_member_whose_groups_could_not_be_asked_for_is_not_refused_for_good() -> None:
+    library = Library(ann=("ann", 1000, "/bin/bash"))
+    library.groups = {"theirs": 5}
+    rules = AccountRules(groups=("theirs",))
+
+    library.members = {"theirs": ("bea", "bea", "ann")}
+    with pytest.raises(DirectoryDown, match="as a member of theirs"):
+        find_account("ann", rules=rules, library=library)
+
+    library.members = {"theirs": ("bea",)}
+    with pytest.raises(AccountRefused, match="not among those that are allowed"):
+        find_account("ann", rules=rules, library=library)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ETIMEDOUT, errno.ECONNREFUSED])
+def test_nobody_is_refused_for_good_while_the_directory_does_not_answer_for_groups(code: int) -> None:
+    library = Library(ann=("ann", 1000, "/bin/bash"))
+    library.groups, library.own_group_error = {"theirs": 5}, code
+
+    with pytest.raises(DirectoryDown, match="does not answer"):
+        find_account("ann", rules=AccountRules(groups=("theirs",)), library=library)
+
+
+def test_the_systems_own_members_are_seen(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(_name: str, gid: int) -> list[int]:
+        return [gid]
+
+    monkeypatch.setattr(os, "getgrouplist", forgetful)
+
+    with pytest.raises(DirectoryDown, match=f"as a member of {GROUP}"):
+        find_account("alice", rules=AccountRules(groups=(GROUP,)))
+    with pytest.raises(AccountRefused, match="not among those that are allowed"):
+        find_account(WORKER, rules=AccountRules(min_uid=1, groups=(GROUP,)))
 
 
 def test_real_accounts_are_told_apart(accounts: Accounts) -> None:

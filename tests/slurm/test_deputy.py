@@ -586,6 +586,56 @@ def test_a_link_is_removed_itself(state: State, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("there", ["mode", "link", "dangling", "fifo", "hard-link-of-others"])
+def test_a_secret_is_written_over_nothing_that_is_not_as_we_make_it(state: State, tmp_path: Path, there: str) -> None:
+    file, other = tmp_path / ".environment", tmp_path / "precious"
+    other.write_text("precious")
+    other.chmod(0o600)
+    match there:
+        case "mode":
+            other.rename(file)
+            file.chmod(0o640)
+        case "link":
+            file.symlink_to(other)
+        case "dangling":
+            file.symlink_to(tmp_path / "missing")
+        case "fifo":
+            os.mkfifo(file, 0o600)
+        case _:
+            os.link(other, file)
+            if os.geteuid() != 0:
+                pytest.skip("only root gives files away")
+            os.chown(other, 1, 1)
+    before = file.lstat()
+
+    assert kind_of(asked(state, "write_secret", directory=str(tmp_path), text="KEY=1")) == "FileRefused"
+
+    after = file.lstat()
+    assert (after.st_ino, after.st_mode, after.st_mtime_ns) == (before.st_ino, before.st_mode, before.st_mtime_ns)
+    assert not any(path.name.startswith(".jobbergate-flows-") for path in tmp_path.iterdir())
+
+
+def test_a_secret_of_ours_is_replaced(state: State, tmp_path: Path) -> None:
+    for text in ("KEY=1", "KEY=2"):
+        assert asked(state, "write_secret", directory=str(tmp_path), text=text) == {"ok": {}}
+
+    assert (tmp_path / ".environment").read_text() == "KEY=2"
+    assert (tmp_path / ".environment").stat().st_mode & 0o7777 == 0o600
+
+
+def test_only_files_of_these_contents_are_removed(state: State, tmp_path: Path) -> None:
+    for name, text in {"ours": "1", "changed": "2", "kept": "1"}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "folder").mkdir()
+    paths = ["ours", "changed", "missing", "link", "folder"]
+
+    done = asked(state, "remove_files", directory=str(tmp_path), paths=paths, digests=[deputy.digest_of(b"1")])
+
+    assert done == {"ok": {}}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["changed", "folder", "kept", "link"]
+
+
 def test_what_is_written_and_run_is_in_no_requests_repr() -> None:
     requests = [
         deputy.WriteSecret("/run", "secret"), deputy.WriteFiles("/run", {"a": "secret"}, {}, False),

@@ -150,14 +150,18 @@ async def test_a_directory_that_cannot_be_made_is_refused(door: OwnAccountDoor, 
         await door.write_files(str(tmp_path / "no" / "parent"), {"a": "1"})
 
 
-async def test_a_secret_replaces_a_link_instead_of_following_it(door: OwnAccountDoor, tmp_path: Path) -> None:
+async def test_a_secret_follows_no_link(door: OwnAccountDoor, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_text("precious")
     (tmp_path / ".environment").symlink_to(tmp_path / "elsewhere")
 
-    await door.write_secret(str(tmp_path), "KEY=1")
+    with pytest.raises(FileRefused, match="something else than a file"):
+        await door.write_secret(str(tmp_path), "KEY=1")
 
     assert (tmp_path / "elsewhere").read_text() == "precious"
-    assert (tmp_path / ".environment").read_text() == "KEY=1"
+    (tmp_path / ".environment").unlink()
+    await door.write_secret(str(tmp_path), "KEY=1")
+    await door.write_secret(str(tmp_path), "KEY=2")
+    assert (tmp_path / ".environment").read_text() == "KEY=2"
     assert (tmp_path / ".environment").stat().st_mode & 0o777 == 0o600
     with pytest.raises(DirectoryRefused):
         await door.write_secret(str(tmp_path / "missing"), "x")

@@ -257,6 +257,50 @@ async def test_somebody_elses_file_in_the_place_of_ours_is_left_alone(
     assert row_of(ledger, order).status is SubmissionStatus.REFUSED
 
 
+@pytest.mark.parametrize("name", ["data/in.txt", ".environment"])
+async def test_a_refusal_removes_nothing_that_others_put_there(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, name: str
+) -> None:
+    theirs = Path(order.run_directory) / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("precious")
+
+    with pytest.raises(FileRefused, match="not ours"):
+        await submit_once(cluster, ledger, replace(order, secret="s3cret"))
+
+    assert row_of(ledger, order).status is SubmissionStatus.REFUSED
+    assert files_below(Path(order.run_directory)) == {str(theirs): b"precious"}
+
+
+async def test_what_was_changed_since_an_earlier_life_wrote_it_is_not_removed(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder
+) -> None:
+    order = replace(order, secret="s3cret")
+    await begun(cluster, ledger, order)
+    changed = Path(order.run_directory) / "data/in.txt"
+    changed.write_text("precious")
+
+    with pytest.raises(FileRefused, match="not ours"):
+        await submit_once(cluster, ledger, order, grace=GRACE)
+
+    assert files_below(Path(order.run_directory)) == {str(changed): b"precious"}
+
+
+async def test_a_retried_submission_replaces_its_own_secret(
+    cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, base: Path
+) -> None:
+    await begun(cluster, ledger, replace(order, secret="s3cret"))
+
+    async def nothing() -> None:
+        pass
+
+    cluster.before_submit = nothing
+
+    await submit_once(cluster, ledger, replace(order, secret="another"), grace=GRACE)
+
+    assert files_below(base)[row_of(ledger, order).secret_path or ""] == b"another"
+
+
 async def test_in_place_our_own_files_are_replaced(
     cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, base: Path
 ) -> None:
@@ -516,7 +560,7 @@ async def test_a_secret_that_cannot_be_removed_is_named_and_holds_up_nothing(
     await begun(cluster, ledger, replace(order, secret="s3cret"))
     ledger.request_cancel(KEY.token)
 
-    async def refuse(_cluster: Cluster, _directory: object, _paths: object) -> None:
+    async def refuse(_cluster: Cluster, _directory: object, _paths: object, **_digests: object) -> None:
         raise error
 
     monkeypatch.setattr(FaultyCluster, "remove_files", refuse)
