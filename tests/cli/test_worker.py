@@ -13,6 +13,9 @@ import pytest
 
 from agent_worker.identity.bindings import load_bindings
 from agent_worker.unit import NOT_OVER_HOMES, NOT_WITH_SUDO, Mode, UnitRefused, unit_text
+from jobbergate_flows.slurm.deputy import digest_of
+from jobbergate_flows.slurm.deputy_door import INSTALLED, PROGRAM
+from jobbergate_flows.slurm.sudoers import sudoers_text
 from tests.cli.command_line import run
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -110,6 +113,51 @@ class TestBinding:
         ended = run("worker", "bindings", "--file", table)
         assert (ended.code, ended.out) == (3, "")
         assert "others than its owner" in ended.err
+
+
+class TestActingBySudo:
+    def test_the_rules_are_of_this_account_group_and_deputy(self) -> None:
+        ended = run("worker", "sudoers", "--group", "hpc", "--account", "flows", "--deputy", "/opt/deputy")
+
+        assert ended.code == 0
+        assert ended.out == sudoers_text("flows", "hpc", "/opt/deputy")
+        assert run("worker", "sudoers", "--group", "hpc").out == sudoers_text("jobbergate-worker", "hpc", INSTALLED)
+
+    @pytest.mark.parametrize(
+        "arguments", [["--group", "ALL"], ["--group", "hpc", "--account", "a,b"], ["--group", "hpc", "--deputy", "/a*"]]
+    )
+    def test_words_with_a_meaning_of_their_own_make_no_rules(self, arguments: list[str]) -> None:
+        ended = run("worker", "sudoers", *arguments)
+
+        assert ended.code not in (0, 1)
+        assert ended.out == ""
+        assert "cannot be written" in ended.err
+
+    def test_without_a_group_there_are_no_rules(self) -> None:
+        ended = run("worker", "sudoers")
+        assert (ended.code, ended.out) == (2, "")
+
+    @pytest.mark.usefixtures("accounts")
+    def test_the_installed_deputy_is_this_packages(self, tmp_path: Path) -> None:
+        target = tmp_path / "deputy"
+        target.write_text("an older one")
+
+        ended = run("worker", "install-deputy", "--to", target)
+
+        assert ended.code == 0, ended.err
+        assert ended.out == f"{target}: {digest_of(PROGRAM.read_bytes())}\n"
+        assert target.read_bytes() == PROGRAM.read_bytes()
+        assert (target.stat().st_uid, target.stat().st_mode & 0o7777) == (0, 0o755)
+
+    @pytest.mark.usefixtures("accounts")
+    def test_the_deputy_is_not_installed_where_others_write(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o777)
+
+        ended = run("worker", "install-deputy", "--to", tmp_path / "deputy")
+
+        assert ended.code not in (0, 1)
+        assert "others could change this" in ended.err
+        assert not (tmp_path / "deputy").exists()
 
 
 class TestUnit:
