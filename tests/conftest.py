@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -28,6 +29,9 @@ def _isolate() -> None:
         "JOBBERGATE_FLOWS_STATE_DIR": str(_HOME / "state"),
         "JOBBERGATE_FLOWS_LEDGER": str(_HOME / "state" / "ledger.sqlite3"),
     }
+    # A script that starts the tests in the background has it ignored; a worker that inherits that ends only when killed,
+    # as Prefect ends itself by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Prefect reads its settings when it is imported.
