@@ -29,8 +29,8 @@ def _isolate() -> None:
         "JOBBERGATE_FLOWS_STATE_DIR": str(_HOME / "state"),
         "JOBBERGATE_FLOWS_LEDGER": str(_HOME / "state" / "ledger.sqlite3"),
     }
-    # A script that starts the tests in the background has it ignored; a worker that inherits that ends only when killed,
-    # as Prefect ends itself by it.
+    # A script that starts the tests in the background has it ignored; a worker that inherits that, and ends itself by
+    # it, has to be killed.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
