@@ -152,7 +152,8 @@ class Site:
             found = await client.read_artifacts(
                 artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id]))
             )
-        return {_PAGE.split(str(artifact.key), maxsplit=1)[1]: artifact.data for artifact in found}
+        # Those without a key are Prefect's own, of what a flow raised.
+        return {_PAGE.split(artifact.key, maxsplit=1)[1]: artifact.data for artifact in found if artifact.key}
 
     async def artifact_keys(self, run_id: UUID) -> set[str]:
         async with get_client() as client:

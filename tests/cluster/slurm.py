@@ -65,6 +65,7 @@ class SlurmCluster:
         nodes: The nodes' names, all of them this machine.
         limits_memory: Whether the kernel ends what uses more memory than its job asked for. The control groups have
             the names of nodes, whichever Slurm's they are: give nodes of a name that no other has.
+        preempts: Whether there is also a partition `urgent`, whose jobs take the place of others.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SlurmCluster:
         profile: InfluxServer | None = None,
         nodes: Sequence[str] = ("node1",),
         limits_memory: bool = False,
+        preempts: bool = False,
     ) -> None:
         # The paths of Unix sockets are short: so is the folder's.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
@@ -86,6 +88,7 @@ class SlurmCluster:
         self._nodes = dict(zip(nodes, node_ports, strict=True))
         self._first = nodes[0]
         self._limits_memory = limits_memory
+        self._preempts = preempts
         # In the order in which they start.
         self.services = {
             name: Service(
@@ -324,6 +327,7 @@ class SlurmCluster:
                 ),
                 first=self._first,
                 task_plugin="task/cgroup" if self._limits_memory else "task/none",
+                preemption=_PREEMPTION if self._preempts else "",
                 seconds=2 if self._profile is None else 1,
             )
         )
@@ -409,4 +413,10 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0
 {nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=60 State=UP
 PartitionName=small Nodes={first} MaxTime=60 MaxCPUsPerNode=2 State=UP
+{preemption}"""
+
+_PREEMPTION = """\
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=urgent Nodes=ALL MaxTime=60 State=UP PriorityTier=10
 """

@@ -85,6 +85,10 @@ async def test_prefect_deploy_all_deploys_the_examples_with_the_form_of_deploy_a
     assert nightly.global_concurrency_limit is not None
     assert nightly.global_concurrency_limit.limit == 1
     assert [getattr(schedule.schedule, "cron", None) for schedule in nightly.schedules] == ["0 2 * * *"]
+    assert nightly.job_variables["start_within"] == 600
+    # What would overlap is not run.
+    runs = [await site.start(nightly.id, directory=str(site.jobs)) for _ in range(2)]
+    assert sorted([(await site.end(run_id)).state_name or "" for run_id in runs]) == ["Cancelled", "Completed"]
     run = await site.end(await site.start((await read("multi-task/multi-task")).id, directory=str(site.jobs)))
     assert run.state_name == "Completed", run.state
 
@@ -105,6 +109,8 @@ async def test_flow_deploy_gives_the_same_deployment(site: Site) -> None:
     async with get_client() as client:
         deployment = await client.read_deployment(deployment_id)
     assert deployment.entrypoint == ENTRYPOINT
+    deployed = await site.deploy(Application.from_path(STUDY), name="by-python")
+    assert deployment.parameter_openapi_schema == (await read(deployed.name)).parameter_openapi_schema
     run = await site.end(await site.start(deployment_id, directory=str(site.jobs)))
     assert run.state_name == "Completed", run.state
 

@@ -21,6 +21,7 @@ from jobbergate_flows.deployments import DeployedApplication
 from tests.cluster.accounts import GROUP, USERS, WORKER, Accounts
 from tests.cluster.audit import AuditSocket
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.secrets import VALUE, command_lines_with_secrets, holding_secrets
 from tests.cluster.site import API_KEY, Site, message, script_application
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
@@ -240,7 +241,9 @@ async def test_a_killed_worker_takes_its_users_jobs_up_again(by_root: SharedSite
     deployed = await by_root.owned(script_application(tmp_path, "survivor", script), "carol")
     run_id = await by_root.launch(deployed, resources={"extra": {"hold": ""}})
     await by_root.until(run_id, "Held")
+    assert _deputies(by_root) != []
     by_root.worker.kill()
+    await await_until(lambda: asyncio.to_thread(lambda: not _deputies(by_root)), 30, "the end of the deputies")
     by_root.worker.start()
     go_on.touch()
     (submission,) = by_root.submissions(run_id)
@@ -251,6 +254,20 @@ async def test_a_killed_worker_takes_its_users_jobs_up_again(by_root: SharedSite
     allowed, *submitted = by_root.audit.records(run_id)
     assert allowed["decision"] == "allowed"
     assert [(line["decision"], line["job"]) for line in submitted] == [("submitted", submission.job_id)] * 2
+
+
+def _deputies(site: SharedSite) -> list[str]:
+    """The deputies that run, by their processes."""
+    program = str(site.accounts.deputy).encode()
+    return [path.parent.name for path in Path("/proc").glob("[0-9]*/cmdline") if program in _content(path).split(b"\0")]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        # It has ended by now.
+        return b""
 
 
 async def test_without_consent_a_run_waits_and_its_user_allows_just_that(by_sudo: SharedSite, tmp_path: Path) -> None:
@@ -307,7 +324,7 @@ async def test_a_limit_of_consent_holds_for_what_the_script_itself_asks_for(
     assert ended.state_name == "Failed"
     assert "more than carol has consented to: limits are of one job, and an array is many" in message(ended)
     assert by_sudo.submissions(greedy) == []
-    assert [record["decision"] for record in by_sudo.audit.records(greedy)] == ["allowed"]
+    assert [record["decision"] for record in by_sudo.audit.records(greedy)] == ["allowed", "denied"]
 
     modest = await by_sudo.launch(deployed, resources={"tasks": 2})
     ended = await by_sudo.end(modest)
@@ -350,3 +367,42 @@ async def test_an_ordinary_flow_runs_only_where_the_table_says_so_and_then_as_it
     assert await by_root.logged(run_id, "setting se'cret")
     secret = directory / ".environment"
     await await_until(lambda: asyncio.to_thread(lambda: not secret.exists()), 30, "the removal of the secrets")
+
+
+async def test_by_sudo_a_running_flows_secrets_are_in_its_owners_own_file_and_nowhere_else(
+    by_sudo: SharedSite,
+) -> None:
+    await _look_for_secrets(by_sudo)
+
+
+async def test_by_root_a_running_flows_secrets_are_in_its_owners_own_file_and_nowhere_else(
+    by_root: SharedSite,
+) -> None:
+    await _look_for_secrets(by_root)
+
+
+async def _look_for_secrets(site: SharedSite) -> None:
+    folder = site.accounts.folder / f"flow-{site.pool}"
+    folder.mkdir(mode=0o755)
+    environment = {"PYTHONPATH": site.accounts.installation()["PYTHONPATH"], "TOKEN": VALUE}
+    deployment = await deploy_flow(
+        site, folder, directory="~", env=environment, command="/usr/bin/python3 -m prefect flow-run execute"
+    )
+    site.cli(
+        "worker", "bind", "--account", "carol", "--deployment", str(deployment), "--file", site.table, "--flows-any"
+    )
+    (folder / "told").mkdir()
+    (folder / "told").chmod(0o777)
+    marker = folder / "told" / "runs"
+    run_id = await site.start(deployment, how="sleep", marker=str(marker))
+    await await_until(lambda: asyncio.to_thread(marker.exists), 90, "the flow to run")
+
+    _, directory = site.job(run_id)
+    written = (site.folder.parent, site.slurm.folder, Path("/home"))
+    assert await asyncio.to_thread(holding_secrets, *written) == [directory / ".environment"]
+    status = await asyncio.to_thread((directory / ".environment").stat)
+    assert (status.st_uid, status.st_mode & 0o777) == (pwd.getpwnam("carol").pw_uid, 0o600)
+    assert await asyncio.to_thread(command_lines_with_secrets) == []
+
+    await site.cancel(run_id)
+    assert (await site.end(run_id, 60)).state_name == "Cancelled"

@@ -73,20 +73,22 @@ async def test_a_controller_that_stops_during_the_submission_gets_exactly_one_jo
 
 
 @pytest.mark.slurm
-async def test_the_accounting_daemon_may_be_away_while_jobs_end(site: Site, tmp_path: Path) -> None:
+@pytest.mark.parametrize("away", ["slurmdbd", "mariadbd"])
+async def test_accounting_may_be_away_while_jobs_end(site: Site, tmp_path: Path, away: str) -> None:
+    # Without its database slurmdbd answers, and knows of no job.
     go_on = tmp_path / "go-on"
     script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\nexit 5\n"
     deployed = await site.deploy(script_application(tmp_path, "unaccounted", script))
     run_id = await site.start(deployed)
     await await_until(lambda: _runs_on_a_node(site, run_id), 60, "the job to run")
-    site.slurm.stop_service("slurmdbd")
+    site.slurm.stop_service(away)
     try:
         go_on.touch()
         (submission,) = site.submissions(run_id)
         await await_until(lambda: _left_the_queue(site, submission.job_id or ""), 30, "the job's end")
         assert (await site.run(run_id)).state_name == "Running"
     finally:
-        site.slurm.start_service("slurmdbd")
+        site.slurm.start_service(away)
     run = await site.end(run_id, 120)
     assert run.state_name == "Failed"
     assert "exit code 5" in message(run)

@@ -37,9 +37,9 @@ touch {folder}/began-$SLURM_JOB_ID-$SLURM_MEM_PER_NODE
 async def two_nodes(
     slurm_cluster: SlurmCluster, prefect_server: PrefectServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Site]:
-    """A site whose Slurm has two nodes."""
+    """A site whose Slurm has two nodes, and a partition whose jobs take the place of others."""
     folder = tmp_path_factory.mktemp("two")
-    with SlurmCluster(f"{slurm_cluster.name}two", nodes=("node1", "node2")) as slurm:
+    with SlurmCluster(f"{slurm_cluster.name}two", nodes=("node1", "node2"), preempts=True) as slurm:
         async with running_site(slurm, prefect_server, folder, "two-nodes") as made:
             yield made
 
@@ -205,6 +205,29 @@ async def test_after_a_failed_node_the_job_runs_on_another(two_nodes: Site, tmp_
     assert {"JobState=COMPLETED", "Requeue=0", "NodeList=node2", "ExcNodeList=node1"} <= set(second)
     await pages_of_each_attempt(site, run_id)
     assert await told(run_id, "node-fail", "completed") == ["node-fail", "completed"]
+
+
+@pytest.mark.slurm
+async def test_a_preempted_job_runs_again_as_it_was(two_nodes: Site, tmp_path: Path) -> None:
+    site = two_nodes
+    script = f"""#!/bin/bash
+#SBATCH --nodes=2 --exclusive
+[ -e {tmp_path}/began ] || {{ touch {tmp_path}/began; exec sleep 300; }}
+"""
+    deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
+    run_id = await site.start(deployed, retries=THREE)
+    await await_until(lambda: asyncio.to_thread((tmp_path / "began").exists), 60, "the first attempt")
+    await site.until(run_id, "Running")
+    urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    await asyncio.to_thread(site.slurm.run, *urgent)
+    run = await site.end(run_id, 120)
+
+    assert run.state_name == "Completed", message(run)
+    said = [state.message or "" for state in await site.states(run_id) if state.name == "AwaitingRetry"]
+    assert [text.partition(" (after")[0] for text in said] == ["Preempted, now with the same request: attempt 2 of 3"]
+    states = [site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", job).strip() for job in jobs(site, run_id)]
+    assert states == ["PREEMPTED", "COMPLETED"]
+    assert [row.final_state for row in site.submissions(run_id)] == ["Preempted", "Completed"]
 
 
 @pytest.mark.slurm

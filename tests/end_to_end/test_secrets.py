@@ -9,12 +9,10 @@ import pytest
 from prefect.blocks.system import Secret
 
 from tests.cluster.events import await_events
-from tests.cluster.site import API_KEY, Site, message
+from tests.cluster.secrets import SECRETS, VALUE, command_lines_with_secrets, holding_secrets
+from tests.cluster.site import Site, message
 from tests.cluster.waiting import await_until
 from tests.end_to_end.flows import deploy_flow
-
-VALUE = "a-v3ry-s3cret-value"
-SECRETS = (API_KEY.encode(), VALUE.encode())
 
 
 @pytest.fixture
@@ -46,38 +44,33 @@ async def test_while_a_flow_runs_its_secrets_are_in_its_own_file_and_nowhere_els
 
 
 @pytest.mark.slurm
-@pytest.mark.parametrize("refused", [{"partition": "nowhere"}, {"directory": "/nowhere"}], ids=["sbatch", "directory"])
-async def test_a_submission_that_is_refused_tells_no_secret(
-    site: Site, tmp_path: Path, token: str, refused: dict[str, str]
+@pytest.mark.parametrize(
+    ("asked", "how", "said", "logged"),
+    [
+        ({"partition": "nowhere"}, "well", "nowhere", "was not submitted"),
+        ({"directory": "/nowhere"}, "well", "nowhere", "was not submitted"),
+        ({}, "well", "", "printed by the flow"),
+        ({}, "fail", "on purpose", "printed by the flow"),
+        ({}, "die", "signal 9", "The end of"),
+    ],
+    ids=["refused by sbatch", "no such directory", "goes well", "fails", "is killed"],
+)
+async def test_whatever_becomes_of_a_run_it_tells_no_secret(
+    site: Site, tmp_path: Path, token: str, asked: dict[str, str], how: str, said: str, logged: str
 ) -> None:
-    deployment = await deploy_flow(site, tmp_path, **{"env": {"TOKEN": token}, **refused})
-    run_id = await site.start(deployment, how="well")
-    run = await site.end(run_id)
-    assert run.state_name == "Failed"
-    assert "nowhere" in message(run)
+    deployment = await deploy_flow(site, tmp_path, **{"env": {"TOKEN": token}, **asked})
+    run_id = await site.start(deployment, how=how)
+    run = await site.end(run_id, 120)
+    assert said in message(run)
     told = [state.message or "" for state in await site.states(run_id)]
-    told += await site.logged(run_id, "was not submitted")
+    told += await site.logged(run_id, logged)
     told += [str(page) for page in (await site.artifacts(run_id)).values()]
     told += [str(event) for event in await await_events("the run's events", resource=f"prefect.flow-run.{run_id}")]
     told += [repr(row) for row in site.submissions(run_id)]
     told += [run.model_dump_json()]
     assert [text for text in told if any(secret.decode() in text for secret in SECRETS)] == []
-    assert await asyncio.to_thread(holding_secrets, site.folder, site.slurm.folder) == []
 
+    async def all_is_gone() -> bool:
+        return await asyncio.to_thread(holding_secrets, site.folder, site.slurm.folder) == []
 
-def holding_secrets(*folders: Path) -> list[Path]:
-    """The files below that hold a secret."""
-    return [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file() and has_secret(path)]
-
-
-def command_lines_with_secrets() -> list[Path]:
-    return [path for path in Path("/proc").glob("[0-9]*/cmdline") if has_secret(path)]
-
-
-def has_secret(path: Path) -> bool:
-    try:
-        content = path.read_bytes()
-    except OSError:
-        # It has ended, or is a socket's.
-        return False
-    return any(secret in content for secret in SECRETS)
+    await await_until(all_is_gone, 30, "no file with a secret")

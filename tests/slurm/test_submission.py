@@ -338,7 +338,9 @@ async def test_only_in_place_may_the_directory_be_somebody_elses(
 async def test_a_secret_is_its_owners_only_and_not_in_the_ledger(
     cluster: FaultyCluster, ledger: Ledger, order: SubmissionOrder, tmp_path: Path
 ) -> None:
-    await submit_once(cluster, ledger, replace(order, secret="s3cret"))
+    secretive = replace(order, secret="s3cret")
+    assert "s3cret" not in repr(secretive)
+    await submit_once(cluster, ledger, secretive)
 
     secret = row_of(ledger, order).secret_path or ""
     assert stat.S_IMODE(os.stat(secret).st_mode) == 0o600
