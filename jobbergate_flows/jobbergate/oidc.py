@@ -26,7 +26,7 @@ M = TypeVar("M", bound=BaseModel)
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _SECRETS = ("client_secret", "refresh_token", "device_code", "code_verifier")
-_JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+_JWT = re.compile(r"eyJ[\w-]+(\.[\w-]*)*")
 _MAX_WORDS = 300
 # RFC 8628, 3.5: what a client waits longer after each `slow_down`.
 _SLOWER_SECONDS = 5.0

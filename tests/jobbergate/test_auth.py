@@ -333,6 +333,8 @@ def test_a_session_renewed_by_a_program_that_takes_no_lock_is_taken_over(
             keep(folder, renewed[0])
 
     provider.before = overtake
+    handler.refresh_tokens()
+    assert len(provider.forms) == 1
     assert handler.acquire_access() == f"Bearer {renewed[0]['access_token']}"
     assert kept(folder)["refresh.token"] == renewed[0]["refresh_token"]
 
@@ -599,6 +601,16 @@ async def test_an_api_that_refuses_every_token_does_not_make_the_provider_busy(
     assert shown == []
 
 
+def test_a_refused_token_makes_nobody_log_in(
+    handler: JobbergateAuthHandler, provider: OidcProvider, folder: Path, shown: list[DeviceCodeData]
+) -> None:
+    keep(folder, {"access_token": provider.token()})
+    with answering(status=401) as (url, posts):
+        assert httpx.post(url, auth=handler).status_code == 401
+    assert len(posts) == 1
+    assert shown == []
+
+
 async def test_a_refused_token_is_renewed_once_for_many_requests(
     handler: JobbergateAuthHandler, provider: OidcProvider, folder: Path
 ) -> None:
@@ -688,6 +700,11 @@ def test_a_domain_that_is_no_url_is_refused(tmp_path: Path, domain: str) -> None
         JobbergateAuthHandler(tmp_path, domain)
 
 
+def test_a_file_of_cas_that_is_not_there_is_named(make: Callable[..., JobbergateAuthHandler]) -> None:
+    with pytest.raises(AuthenticationError, match=r"/none\.pem: .*PEM file"):
+        make(verify="/none.pem")
+
+
 def test_all_reasons_are_told(make: Callable[..., JobbergateAuthHandler], provider: OidcProvider, folder: Path) -> None:
     keep(folder, {"refresh_token": "used"})
     with pytest.raises(AuthenticationError) as caught:
@@ -733,12 +750,18 @@ def test_no_token_and_no_secret_is_ever_shown(
     provider.failing = 200, '{"access_token": ["eyJ.a-malformed-answer"]}'
     hidden.add("a-malformed-answer")
     fail(client.get_access_from_secret, client)
+    foreign = provider.token()
+    hidden.add(foreign)
+    provider.failing = 400, f'{{"error": "invalid_client", "error_description": "this is for {foreign}"}}'
+    fail(client.get_access_from_secret, client)
     away = make(login_domain=f"http://127.0.0.1:{free_ports(1)[0]}", login_client_secret="a-wrong-secret")
     fail(away.get_access_from_secret, away)
     texts.append(str(vars(client)))
 
     assert {"an-opaque-refresh-token", "a-wrong-secret"} < hidden
     assert len(hidden) > 6
+    # Also a part of a token is too much.
+    hidden.update(value.split(".")[1][:40] for value in tuple(hidden) if value.count(".") == 2)
     told = "\n".join([*texts, caplog.text])
     assert [value for value in hidden if value in told] == []
 
