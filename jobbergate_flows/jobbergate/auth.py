@@ -412,6 +412,14 @@ class JobbergateAuthHandler(httpx.Auth):
         yield from self._with_files(lambda: self._kept(tokens))
 
     def _kept(self, tokens: TokenInformation) -> Steps[None]:
+        with suppress(TokenError):
+            self._take_files()
+        # Nobody else's session goes on in this one.
+        self._forget()
+        if tokens.refresh_token is None:
+            with suppress(TokenError):
+                self._refresh_token.clear_cache()
+                self._filed = self._filed[0], ""
         self._keep(tokens)
         yield from ()
 

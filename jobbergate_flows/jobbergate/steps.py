@@ -73,7 +73,8 @@ def run(steps: Steps[T], clock: Clock, verify: ssl.SSLContext | bool) -> T:
                     clock.wait(step.seconds)
                     step = next(steps)
                     continue
-                client = client or stack.enter_context(httpx.Client(verify=verify))
+                if client is None:
+                    client = stack.enter_context(httpx.Client(verify=verify))
                 try:
                     answer = client.send(step)
                 except httpx.RequestError as error:
@@ -97,7 +98,8 @@ async def arun(steps: Steps[T], clock: Clock, verify: ssl.SSLContext | bool) -> 
                     await clock.await_(step.seconds)
                     step = next(steps)
                     continue
-                client = client or await stack.enter_async_context(httpx.AsyncClient(verify=verify))
+                if client is None:
+                    client = await stack.enter_async_context(httpx.AsyncClient(verify=verify))
                 try:
                     answer = await client.send(step)
                 except httpx.RequestError as error:

@@ -268,6 +268,7 @@ def _claims(content: str) -> dict[str, Any] | None:
     if not content:
         return {}
     try:
-        return cast(dict[str, Any], jwt.decode(content, options={"verify_signature": False}))
+        claims: dict[str, Any] = jwt.decode(content, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError):
         return None
+    return claims

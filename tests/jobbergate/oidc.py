@@ -57,6 +57,7 @@ class OidcProvider:
         lifetime: Of an access token, in seconds; a refresh token has ten times that.
         claims: Of access tokens, besides those about time.
         rotates: Whether a refresh token is taken only once, and comes with a new one.
+        sessions: Whether a person's login gives a refresh token.
         device_answers: What it says to a device, in turn, before the person has logged in; OAuth's words for errors.
         device: What it says of a login besides the code.
         failing: A status and a body, instead of all other answers.
@@ -71,6 +72,7 @@ class OidcProvider:
         default_factory=lambda: {"sub": "1", "azp": "cli", "email": "ada@example.org", "permissions": []}
     )
     rotates: bool = True
+    sessions: bool = True
     device_answers: list[str] = field(default_factory=list)
     device: dict[str, Any] = field(default_factory=lambda: {"expires_in": 600, "interval": 5})
     failing: tuple[int, str] | None = None
@@ -159,7 +161,7 @@ class OidcProvider:
         if login.asked <= len(self.device_answers):
             return 400, {"error": self.device_answers[login.asked - 1]}
         del self._logins[form["device_code"]]
-        return 200, self.session()
+        return 200, self.session() if self.sessions else {"access_token": self.token()}
 
     def page(self, path: str) -> Mapping[str, Any] | None:
         """What it answers to GET: where its keys are, and they."""

@@ -508,6 +508,19 @@ def test_a_login_that_the_provider_ends_is_not_waited_for(
     assert clock.waits == [5]
 
 
+def test_a_login_ends_the_session_before_it(
+    handler: JobbergateAuthHandler, provider: OidcProvider, folder: Path, clock: HandClock
+) -> None:
+    """Otherwise the next renewal would be the one of whoever was logged in before."""
+    keep(folder, provider.session())
+    handler.acquire_access()
+    provider.sessions = False
+    handler.login()
+    assert list(kept(folder)) == ["access.token"]
+    with pytest.raises(AuthenticationError, match="there is no refresh token"):
+        handler.refresh_tokens()
+
+
 def test_a_login_goes_on_when_the_provider_was_away(
     handler: JobbergateAuthHandler, provider: OidcProvider, clock: HandClock
 ) -> None:
