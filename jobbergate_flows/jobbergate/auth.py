@@ -284,6 +284,15 @@ class JobbergateAuthHandler(httpx.Auth):
     # One at a time
 
     def _run(self, steps: Steps[T]) -> T:
+        try:
+            turn = self._turns.get(asyncio.get_running_loop())
+        except RuntimeError:
+            turn = None
+        if turn is not None and turn.locked():
+            raise AuthenticationError(
+                "a renewal in this event loop is under way, and blocking the loop would hold it up for ever",
+                hint="await the method of the same name that begins with `a`, or use httpx.AsyncClient",
+            )
         return run(steps, self.clock, self._context)
 
     async def _arun(self, steps: Steps[T]) -> T:

@@ -439,6 +439,9 @@ async def test_a_cancelled_renewal_holds_nobody_up(
     provider.before = hold
     renewing = asyncio.create_task(handler.aacquire_access())
     assert await asyncio.to_thread(asked.wait, PATIENCE)
+    # Blocking the loop would hold its own renewal up.
+    with pytest.raises(AuthenticationError, match="begins with `a`"):
+        handler.acquire_access()
     waiting = asyncio.create_task(handler.aacquire_access())
     renewing.cancel()
     with pytest.raises(asyncio.CancelledError):
