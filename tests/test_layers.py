@@ -25,6 +25,7 @@ LAYERS = {
     "jobbergate_flows.live_page": 0,
     "jobbergate_flows.results_page": 0,
     "jobbergate_flows.metrics": 0,
+    "jobbergate_flows.jobbergate": 0,
     "agent_worker": 2,
     # What decides whose run it is must be readable, and testable, without Prefect.
     "agent_worker.identity": 0,
