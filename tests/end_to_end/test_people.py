@@ -391,6 +391,8 @@ async def _look_for_secrets(site: SharedSite) -> None:
     site.cli(
         "worker", "bind", "--account", "carol", "--deployment", str(deployment), "--file", site.table, "--flows-any"
     )
+    # Where the site asks its users as well.
+    site.cli("consent", "add", str(deployment), "--flows-any", user="carol")
     (folder / "told").mkdir()
     (folder / "told").chmod(0o777)
     marker = folder / "told" / "runs"
