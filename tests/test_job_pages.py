@@ -44,7 +44,7 @@ def cells(page: str) -> dict[str, str]:
 def test_the_summary_says_all_that_one_asks_of_an_ended_job() -> None:
     page = summary_markdown(JOB, STATUS, SACCT)
 
-    assert page.startswith("# Failed: Failed: exit code 3\n")
+    assert page.startswith("# Failed: exit code 3\n")
     assert cells(page) == {
         "Job": "42", "Cluster": "deep", "Name": "study", "State": "FAILED",
         # Accounting knows whose it was; the tracker knows its nodes.
