@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import httpx
 from cachetools import TTLCache
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
-from prefect.context import FlowRunContext, SettingsContext
+from prefect.context import FlowRunContext
 from prefect.events.filters import EventFilter, EventIDFilter, EventOccurredFilter
 from prefect.events.related import object_as_related_resource, tags_as_related_resources
 from prefect.events.schemas.events import Event, RelatedResource
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 from prefect.utilities.slugify import slugify
 
 from jobbergate_flows.events import Told, job_events
+from jobbergate_flows.outbox import Outbox
 from jobbergate_flows.slurm.jobs import JobStatus, SlurmJob
 
 _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
 _BATCH = 50
-_IDLE_SECONDS = 30.0
 _SETTLE_SECONDS = 5.0
 _FRESH = timedelta(seconds=60)
 _MAX_RELATED = 100  # what a server takes unless it is set up otherwise
@@ -85,30 +81,21 @@ class _Waiting:
     again: bool
 
 
-class EventOutbox:
+class EventOutbox(Outbox[_Waiting]):
     """Events on their way to the server, sent one batch after another by one task of the event loop.
 
     Args:
         limit: So many may wait.
     """
 
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, EventOutbox]]] = WeakKeyDictionary()
-
     def __init__(self, limit: int = QUEUE_LIMIT) -> None:
-        self._waiting: deque[_Waiting] = deque()
+        super().__init__()
         self._limit = limit
-        self._sending: asyncio.Task[None] | None = None
-        self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         self._lost = 0
+        self._attempt = 0
         self._relations = Relations()
-
-    @classmethod
-    def here(cls) -> EventOutbox:
-        """The outbox of the running event loop to the server that is set here."""
-        outboxes = cls._by_loop.setdefault(asyncio.get_running_loop(), {})
-        return outboxes.setdefault(str(PREFECT_API_URL.value()), cls())
 
     def put(self, event: Event, *, flow_run_id: UUID | None = None, again: bool = False) -> None:
         """Have an event sent, after those that wait already.
@@ -122,12 +109,8 @@ class EventOutbox:
             self._lost += 1
             if self._lost == 1:
                 _logger.error("More than %s events wait for the Prefect server; dropping the oldest", self._limit)
-        self._waiting.append(_Waiting(event, flow_run_id, again))
         self._empty.clear()
-        self._arrived.set()
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_all(), context=settings_alone())
-            self._sending.add_done_callback(_report_death)
+        self._add(_Waiting(event, flow_run_id, again))
 
     async def settle(self, seconds: float) -> None:
         """Wait until all events are sent, at most so long."""
@@ -136,39 +119,27 @@ class EventOutbox:
         except TimeoutError:
             _logger.info("%s events wait for the Prefect server", len(self._waiting))
 
-    async def _send_all(self) -> None:
-        # A client of its own: those of runs are closed with their runs.
-        async with get_client(httpx_settings={}) as client:
-            attempt = 0
-            while await self._something():
-                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-                try:
-                    await self._send(client, batch)
-                except BaseException as error:
-                    self._waiting.extendleft(reversed(batch))
-                    if not isinstance(error, Exception):
-                        raise
-                    if attempt == 0:
-                        _logger.warning("Events could not be sent (%s); trying again", error)
-                    await asyncio.sleep(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)])
-                    attempt += 1
-                else:
-                    if self._lost:
-                        _logger.error("%s events were dropped while the Prefect server was away", self._lost)
-                    attempt = self._lost = 0
-                    if not self._waiting:
-                        self._empty.set()
-            # What arrives while the client is being closed has a new task.
-            self._sending = None
+    async def _send_some(self, client: PrefectClient) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        try:
+            await self._send(client, batch)
+        except BaseException as error:
+            self._waiting.extendleft(reversed(batch))
+            if not isinstance(error, Exception):
+                raise
+            if self._attempt == 0:
+                _logger.warning("Events could not be sent (%s); trying again", error)
+            await asyncio.sleep(_RETRY_SECONDS[min(self._attempt, len(_RETRY_SECONDS) - 1)])
+            self._attempt += 1
+        else:
+            if self._lost:
+                _logger.error("%s events were dropped while the Prefect server was away", self._lost)
+            self._attempt = self._lost = 0
+            if not self._waiting:
+                self._empty.set()
 
-    async def _something(self) -> bool:
-        while not self._waiting:
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), _IDLE_SECONDS)
-            except TimeoutError:
-                return False
-        return True
+    def _failed(self, error: BaseException) -> None:
+        _logger.error("Events cannot be sent: %s", error)
 
     async def _send(self, client: PrefectClient, batch: Sequence[_Waiting]) -> None:
         known = await _known(client, [waiting.event for waiting in batch if waiting.again])
@@ -178,12 +149,6 @@ class EventOutbox:
                 related = await self._relations.of(client, waiting.flow_run_id)
                 events.append(waiting.event.model_copy(update={"related": [*waiting.event.related, *related]}))
         await _post(client, events)
-
-
-def _report_death(sending: asyncio.Task[None]) -> None:
-    """What ends it (no server is configured) is no outage: it begins again with the next event."""
-    if not sending.cancelled() and (error := sending.exception()) is not None:
-        _logger.error("Events cannot be sent: %s", error)
 
 
 async def _post(client: PrefectClient, events: Sequence[Event]) -> None:
@@ -272,12 +237,4 @@ def _related(role: str, resource_id: str, name: str | None = None) -> RelatedRes
     return RelatedResource(labels | ({"prefect.resource.name": name} if name else {}))
 
 
-def settings_alone() -> Context:
-    """A context with this one's settings and nothing of the run that happens to be the first to tell something."""
-    context, settings = Context(), SettingsContext.get()
-    if settings is not None:
-        context.run(SettingsContext.__var__.set, settings)
-    return context
-
-
-__all__ = ["QUEUE_LIMIT", "EventOutbox", "JobReporter", "Relations", "settings_alone"]
+__all__ = ["QUEUE_LIMIT", "EventOutbox", "JobReporter", "Relations"]

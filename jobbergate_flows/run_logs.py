@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
-from weakref import WeakKeyDictionary
 
 import httpx
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import LogCreate
-from prefect.settings import PREFECT_API_URL, get_current_settings
+from prefect.settings import get_current_settings
 
-from jobbergate_flows.reporting import settings_alone
+from jobbergate_flows.outbox import Outbox
 from jobbergate_flows.slurm.output import OutputLine, in_entries, with_task
 
 _GATHER_SECONDS = 0.5
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0, 15.0)
-_IDLE_SECONDS = 30.0
 _BATCH = 500
 
 
@@ -36,21 +33,8 @@ class _Waiting:
     sent: asyncio.Future[None]
 
 
-class LogOutbox:
+class LogOutbox(Outbox[_Waiting]):
     """Lines on their way to the server: those of all jobs of an event loop in one request each half second."""
-
-    _by_loop: ClassVar[WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, LogOutbox]]] = WeakKeyDictionary()
-
-    def __init__(self) -> None:
-        self._waiting: deque[_Waiting] = deque()
-        self._arrived = asyncio.Event()
-        self._sending: asyncio.Task[None] | None = None
-
-    @classmethod
-    def here(cls) -> LogOutbox:
-        """The outbox of the running event loop to the server that is set here."""
-        outboxes = cls._by_loop.setdefault(asyncio.get_running_loop(), {})
-        return outboxes.setdefault(str(PREFECT_API_URL.value()), cls())
 
     async def send(self, logs: Sequence[LogCreate]) -> None:
         """Return when the server has these lines. Nothing is sent where the settings want no logs there.
@@ -61,39 +45,19 @@ class LogOutbox:
         if not logs or not get_current_settings().logging.to_api.enabled:
             return
         waiting = _Waiting(logs, asyncio.get_running_loop().create_future())
-        self._waiting.append(waiting)
-        self._arrived.set()
-        if self._sending is None or self._sending.done():
-            self._sending = asyncio.create_task(self._send_all(), context=settings_alone())
-            self._sending.add_done_callback(self._give_back)
+        self._add(waiting)
         await waiting.sent
 
-    async def _send_all(self) -> None:
-        # A client of its own, as those of runs are closed with their runs; and kept, as it costs 24 ms to make one.
-        async with get_client(httpx_settings={}) as client:
-            while await self._something():
-                # What other jobs say meanwhile goes along.
-                await asyncio.sleep(_GATHER_SECONDS)
-                batch = [self._waiting.popleft()]
-                while self._waiting and sum(len(one.logs) for one in batch) < _BATCH:
-                    batch.append(self._waiting.popleft())
-                await _send(client, batch)
-            # What arrives while the client is being closed has a new task.
-            self._sending = None
+    async def _send_some(self, client: PrefectClient) -> None:
+        # What other jobs say meanwhile goes along.
+        await asyncio.sleep(_GATHER_SECONDS)
+        batch = [self._waiting.popleft()]
+        while self._waiting and sum(len(one.logs) for one in batch) < _BATCH:
+            batch.append(self._waiting.popleft())
+        await _send(client, batch)
 
-    async def _something(self) -> bool:
-        while not self._waiting:
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), _IDLE_SECONDS)
-            except TimeoutError:
-                return False
-        return True
-
-    def _give_back(self, sending: asyncio.Task[None]) -> None:
-        """Nobody waits for lines that a dead task would have sent."""
-        if sending.cancelled() or (error := sending.exception()) is None:
-            return
+    def _failed(self, error: BaseException) -> None:
+        # Nobody waits for lines that a dead task would have sent.
         _settle(self._waiting, error)
         self._waiting.clear()
 

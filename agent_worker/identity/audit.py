@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from logging.handlers import SysLogHandler
 from typing import Literal
@@ -127,19 +127,7 @@ def record_of_unread(
 
 def record_of_job(facts: RunFacts, policy: IdentityPolicy, allowed: Allowed, job: str, now: datetime) -> AuditRecord:
     """The record that Slurm has the job of a run that was allowed. Pure."""
-    decided = record_of(facts, policy, allowed, now)
-    return AuditRecord(
-        time=now,
-        decision="submitted",
-        policy=decided.policy,
-        account=decided.account,
-        proof=decided.proof,
-        flow_run=decided.flow_run,
-        deployment=decided.deployment,
-        application=decided.application,
-        request=decided.request,
-        job=job,
-    )
+    return replace(record_of(facts, policy, allowed, now), decision="submitted", job=job)
 
 
 def record_of_taken_up(flow_run_id: str, policy: IdentityPolicy, account: str, job: str, now: datetime) -> AuditRecord:

@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.cluster.http_server import serving
 
 REALM = "/realms/tests"
 SECRET = "the-secret-of-the-client"
@@ -200,13 +202,6 @@ def running_provider(provider: OidcProvider | None = None) -> Iterator[OidcProvi
         def log_message(self, format: str, *args: object) -> None:
             return
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.domain = f"http://127.0.0.1:{server.server_port}{REALM}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
+    with serving(Handler) as url:
+        served.domain = f"{url}{REALM}"
         yield served
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
