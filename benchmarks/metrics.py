@@ -47,7 +47,7 @@ def main(points: int, hosts: int, tasks: int, grouped: bool) -> None:
     with InfluxServer() as server:
         samples = points // (1 if grouped else len(NAMES)) // (hosts * tasks)
         began = time.monotonic()
-        written = _write(server, samples, hosts, tasks, grouped)
+        written = write_points(server, samples, hosts, tasks, grouped)
         print(f"{written} points of {hosts} hosts with {tasks} tasks, written in {time.monotonic() - began:.1f} s")
         for what in ("read", "draw"):
             # In a process of its own: the peak of memory is one of a whole process.
@@ -98,7 +98,7 @@ def _peak() -> float:
     return int(line.split()[1]) / 1024
 
 
-def _write(server: InfluxServer, samples: int, hosts: int, tasks: int, grouped: bool) -> int:
+def write_points(server: InfluxServer, samples: int, hosts: int, tasks: int, grouped: bool) -> int:
     random = Random(1)
     lines: list[str] = []
     written = 0

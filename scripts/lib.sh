@@ -56,11 +56,12 @@ slurm_programs=(
     slurmctld=slurmctld slurmd=slurmd sbatch=slurm-client slurmdbd=slurmdbd munged=munge mariadbd=mariadb-server
 )
 
-# Python 3.11 or newer; the system's own first, because the pinned versions were tried with Debian's.
+# Python 3.11 or newer, older than $1 if that is given ("3, 12"); the system's own first, because the pinned versions were
+# tried with Debian's.
 find_python() {
     local name
     for name in /usr/bin/python3 python3 python3.11 python3.12 python3.13 python3.14; do
-        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        if "$name" -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (${1:-4, 0}))" >/dev/null 2>&1; then
             printf '%s\n' "$name"
             return
         fi
@@ -80,12 +81,12 @@ PYTHON
 make_venv() {
     local python
     if venv_works; then return; fi
-    python=$(find_python)
+    python=$(find_python "$@")
     if ! "$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then
         on_debian_as_root || fail "$python has no venv module" "on Debian: apt-get install python3-venv"
         install_packages python3-venv
     fi
-    say "Making .venv with $("$python" --version)"
+    say "Making ${venv#"$root"/} with $("$python" --version)"
     "$python" -m venv --clear "$venv"
 }
 
@@ -102,3 +103,33 @@ install_project() {
         "$venv/bin/python" -m pip install --quiet --no-input --editable ".${extras:+[$extras]}" </dev/null >&2)
     printf '%s %s\n' "$pins" "$extras" >"$stamp"
 }
+
+# Install packages into an environment of their own within that of the tests, which find it there: .venv/NAME, pinned by
+# constraints-NAME.txt. Says so and goes on where it cannot be had.
+#   install_beside NAME 'what it is, in words' 'newest Python that it may not have' PACKAGE...
+install_beside() (
+    name=$1 what=$2 before=$3
+    shift 3
+    venv=$venv/$name
+    pins=$(sha256sum <"$root/constraints-$name.txt")
+    # In a shell of its own, which it ends where there is none.
+    if [ ! -x "$venv/bin/python" ] && ! (find_python "$before") >/dev/null 2>&1; then
+        say "Missing here: Python from 3.11 to below ${before/, /.}, for $what"
+        return 1
+    fi
+    make_venv "$before" || return
+    if grep -qxF "$pins" "$venv/.installed" 2>/dev/null; then return; fi
+    say "Installing $what into ${venv#"$root"/}"
+    rm -f "$venv/.installed"
+    cd "$root" || return
+    PIP_CONSTRAINT=constraints-$name.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+        "$venv/bin/python" -m pip install --quiet --no-input "$@" </dev/null >&2 || return
+    printf '%s\n' "$pins" >"$venv/.installed"
+)
+
+# The real Jobbergate API and an S3 server for it. Its FastAPI is not Prefect's, and some of what it needs has no wheels
+# for newer Pythons.
+install_jobbergate_api() { install_beside jobbergate-api 'the Jobbergate API' '3, 12' jobbergate-api 'moto[s3,server]'; }
+
+# The released command line of Jobbergate, as a user has it.
+install_jobbergate_cli() { install_beside jobbergate-cli 'the Jobbergate CLI' '4, 0' jobbergate-cli; }

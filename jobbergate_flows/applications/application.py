@@ -8,11 +8,12 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jinja2
 from pydantic import ValidationError
@@ -31,9 +32,20 @@ from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.applications.sources import pack, read_folder, read_git, unpack
 from jobbergate_flows.slurm.directives import inject_sbatch_params, parse_directives
 
+if TYPE_CHECKING:
+    from jobbergate_flows.jobbergate.client import JobbergateClient
+    from jobbergate_flows.jobbergate.models import JobScriptTemplateDetails
+
 WORKFLOW = "jobbergate.py"
 READMES = ("README.md", "README.rst", "README.txt", "README")
 _RENDERED: Mapping[str, type | UnionType] = {"text": str, "name": str | None, "files": dict}
+
+
+class ApiBlock(Protocol):
+    """A `JobbergateAPI` block."""
+
+    def client(self) -> JobbergateClient:
+        """A client of its API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +183,61 @@ class Application:
             supporting=MappingProxyType(supporting),
             result_files=patterns,
         )
+
+    @classmethod
+    def from_jobbergate(cls, api: JobbergateClient | ApiBlock, identifier: int | str) -> Application:
+        """The application that a Jobbergate API has under an id or an identifier.
+
+        Args:
+            api: A `JobbergateAPI` block, or a client of the API.
+
+        Raises:
+            LoadingError: as for `load`; it has no `jobbergate.py` there.
+            JobbergateApiError, AuthenticationError: It cannot be had; with the API's own words.
+        """
+        from jobbergate_flows.jobbergate import applications
+
+        with _client_of(api) as client:
+            return client.perform(applications.load(identifier, client.base_url))
+
+    @classmethod
+    async def afrom_jobbergate(cls, api: JobbergateClient | ApiBlock, identifier: int | str) -> Application:
+        """See `from_jobbergate`."""
+        from jobbergate_flows.jobbergate import applications
+
+        async with _client_of(api) as client:
+            return await client.aperform(applications.load(identifier, client.base_url))
+
+    def publish_to_jobbergate(
+        self, api: JobbergateClient | ApiBlock, *, identifier: str | None = None, name: str | None = None
+    ) -> JobScriptTemplateDetails:
+        """Put the application into a Jobbergate API: a new entry, or another content of the one with that identifier.
+
+        Args:
+            api: A `JobbergateAPI` block, or a client of the API.
+            identifier: Otherwise the application's name.
+            name: Otherwise the application's name too.
+
+        Returns:
+            The entry, as the API has it then.
+
+        Raises:
+            LoadingError: It holds what Jobbergate has no place for: files that are no templates, or two of one name.
+            JobbergateApiError, AuthenticationError: The entry is somebody else's, or the API cannot be reached.
+        """
+        from jobbergate_flows.jobbergate import applications
+
+        with _client_of(api) as client:
+            return client.perform(applications.publish(self, identifier=identifier, name=name))
+
+    async def apublish_to_jobbergate(
+        self, api: JobbergateClient | ApiBlock, *, identifier: str | None = None, name: str | None = None
+    ) -> JobScriptTemplateDetails:
+        """See `publish_to_jobbergate`."""
+        from jobbergate_flows.jobbergate import applications
+
+        async with _client_of(api) as client:
+            return await client.aperform(applications.publish(self, identifier=identifier, name=name))
 
     @cached_property
     def digest(self) -> str:
@@ -362,6 +429,13 @@ class Application:
 
 
 load_application = Application.load
+
+
+def _client_of(api: JobbergateClient | ApiBlock) -> JobbergateClient | nullcontext[JobbergateClient]:
+    """A client for a `with`, which closes the block's, and leaves the caller's own as it is."""
+    from jobbergate_flows.jobbergate.client import JobbergateClient
+
+    return nullcontext(api) if isinstance(api, JobbergateClient) else api.client()
 
 
 def _from_files(files: Mapping[str, bytes], name: str, source: str) -> Application:

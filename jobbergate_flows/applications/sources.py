@@ -193,6 +193,20 @@ def unpack(data: bytes, source: str) -> dict[str, bytes]:
     return files
 
 
+def check_files(files: Mapping[str, bytes], where: str) -> None:
+    """Look whether an application may hold these files, whose names others chose.
+
+    Raises:
+        LoadingError: One leads out of the application, or they are too many or too large.
+    """
+    for name in files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not name.isprintable():
+            raise LoadingError(f"it holds {name!r}, which is no file of an application", where=where, hint="rename it")
+    if sum(map(len, files.values())) > MAX_APPLICATION_BYTES or len(files) > MAX_FILES:
+        raise LoadingError(_TOO_LARGE, where=where, hint="leave data out of it, and name it by its path instead")
+
+
 def _walk(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder, onerror=_fail):
         folders[:] = sorted(name for name in folders if name not in _SKIPPED)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
@@ -23,6 +22,7 @@ from weakref import WeakKeyDictionary
 import httpx
 from pydantic import SecretStr
 
+from jobbergate_flows.jobbergate import tls
 from jobbergate_flows.jobbergate.errors import AuthenticationError, ProviderUnreachable, TokenError
 from jobbergate_flows.jobbergate.oidc import DeviceCodeData, Provider, TokenInformation
 from jobbergate_flows.jobbergate.steps import Clock, Steps, SystemClock, Wait, arun, run
@@ -115,9 +115,11 @@ class JobbergateAuthHandler(httpx.Auth):
 
     def __post_init__(self) -> None:
         if isinstance(self.login_client_secret, str):
-            self.login_client_secret = SecretStr(self.login_client_secret) if self.login_client_secret else None
+            self.login_client_secret = SecretStr(self.login_client_secret)
+        # An empty one is none: forms and files have it so.
+        self.login_client_secret = self.login_client_secret or None
         self._provider = Provider(self.login_domain, self.login_client_id, self.login_client_secret, self.timeout)
-        self._context = _context(self.verify)
+        self._context = tls.context(self.verify, AuthenticationError)
         self._access = Token(self.cache_directory, TokenType.ACCESS)
         self._refresh_token = Token(self.cache_directory, TokenType.REFRESH)
         # What the files held when they were last looked at or written: access, refresh.
@@ -440,11 +442,17 @@ class JobbergateAuthHandler(httpx.Auth):
         yield from ()
 
     def _keep(self, tokens: TokenInformation) -> None:
-        now = self.clock.now()
-        access = self._access.replace(content=tokens.access_token.get_secret_value())
         if tokens.refresh_token is not None and tokens.refresh_token.get_secret_value():
-            # First, and whatever is wrong with the other one: the old one is used up.
             self._refresh_token = self._refresh_token.replace(content=tokens.refresh_token.get_secret_value())
+        try:
+            self._use(tokens.access_token.get_secret_value())
+        finally:
+            # Whatever is wrong with the access token: the refresh token before is used up.
+            self._save()
+
+    def _use(self, content: str) -> None:
+        now = self.clock.now()
+        access = self._access.replace(content=content)
         if access.is_expired(now):
             raise TokenError(
                 "the provider gave a token that has expired",
@@ -453,6 +461,8 @@ class JobbergateAuthHandler(httpx.Auth):
             )
         self._access = access
         self._made_at = now
+
+    def _save(self) -> None:
         try:
             self.save_to_cache()
         except TokenError as error:
@@ -477,18 +487,27 @@ class JobbergateAuthHandler(httpx.Auth):
 
     def _take_files(self) -> None:
         """Take what somebody else wrote to the files, or removed from them, since they were last looked at."""
-        found = read_token(self._access.file_path), read_token(self._refresh_token.file_path)
-        if found == self._filed:
-            return
-        self._filed = found
-        if not any(found):
-            # Somebody logged out.
-            self._forget()
-        if found[1]:
-            self._refresh_token = self._refresh_token.replace(content=found[1])
-        if found[0]:
-            self._access = self._access.replace(content=found[0])
-            _ = self._access.expires_at
+        found, failures = [], []
+        for token in (self._access, self._refresh_token):
+            try:
+                found.append(read_token(token.file_path))
+            except TokenError as error:
+                # The other one may do.
+                found.append("")
+                failures.append(error)
+        access, refresh = found
+        if self._filed != (access, refresh):
+            self._filed = access, refresh
+            if not any(found) and not failures:
+                # Somebody logged out.
+                self._forget()
+            if refresh:
+                self._refresh_token = self._refresh_token.replace(content=refresh)
+            if access:
+                self._access = self._access.replace(content=access)
+                _ = self._access.expires_at
+        if failures:
+            raise failures[0]
 
     def _is_fresh(self, refused: str | None = None) -> bool:
         """Whether there is a token that needs no renewal."""
@@ -503,7 +522,7 @@ class JobbergateAuthHandler(httpx.Auth):
 
     def _all_failed(self, failures: list[AuthenticationError]) -> AuthenticationError:
         kind = AuthenticationError
-        hint = "log in, for example with `jobbergate login`, or set the client's secret"
+        hint = "log in, for example with `jobbergate-flows jobbergate login`, or set the client's secret"
         if any(isinstance(failure, ProviderUnreachable) for failure in failures):
             kind, hint = ProviderUnreachable, "ask again when the OIDC provider answers"
         reasons = "; ".join(dict.fromkeys(str(failure) for failure in failures)) or "there is none"
@@ -513,14 +532,3 @@ class JobbergateAuthHandler(httpx.Auth):
 def _can_be_sent_again(request: httpx.Request) -> bool:
     # A body that is read from a file or a generator is gone by now.
     return isinstance(request.stream, httpx.ByteStream)
-
-
-def _context(verify: bool | str) -> ssl.SSLContext | bool:
-    if isinstance(verify, bool):
-        return verify
-    try:
-        return ssl.create_default_context(cafile=verify)
-    except OSError as error:
-        raise AuthenticationError(
-            f"the CAs cannot be read: {error}", where=verify, hint="name a PEM file of certificates"
-        ) from error

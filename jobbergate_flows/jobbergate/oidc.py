@@ -71,7 +71,7 @@ class Provider:
         timeout: Seconds without a byte after which it counts as unreachable.
 
     Raises:
-        AuthenticationError: The domain is no URL.
+        AuthenticationError: The domain is no URL, or names a user.
     """
 
     domain: str
@@ -84,6 +84,10 @@ class Provider:
             url = httpx.URL(self.domain)
         except httpx.InvalidURL:
             url = httpx.URL("")
+        if url.userinfo:
+            raise AuthenticationError(
+                "the login domain names a user", where=str(url.copy_with(userinfo=b"")), hint=_DOMAIN_HINT
+            )
         if url.scheme not in ("http", "https") or not url.host:
             raise AuthenticationError("the login domain is no URL", where=self.domain, hint=_DOMAIN_HINT)
         object.__setattr__(self, "domain", self.domain.rstrip("/"))

@@ -19,7 +19,7 @@ from jobbergate_flows.jobbergate.errors import TokenError
 RENEWAL_SECONDS = 60.0
 """So long before its expiry a token is renewed; one that lives less than twice that, when half of its life is over."""
 
-_LOG_IN = "log in again, for example with `jobbergate login`"
+_LOG_IN = "log in again, for example with `jobbergate-flows jobbergate login`"
 
 
 class TokenType(StrEnum):
@@ -36,7 +36,7 @@ class TokenData(TypedDict, total=False):
     azp: str
     exp: float
     iat: float
-    organization: dict[str, dict[str, Any]]
+    organization: dict[str, dict[str, Any]] | list[str] | str
     permissions: list[str]
 
 
@@ -224,13 +224,21 @@ def identity(token: Token) -> IdentityData:
                 where=f"the claim {claim}",
                 hint="the provider must map it into the access tokens of this client",
             )
-    organizations = token.data.get("organization") or {}
-    if len(organizations) > 1:
+    found = organizations(token)
+    if len(found) > 1:
         raise TokenError(
             "the token is for several organizations", where="the claim organization", hint="log in with one of them"
         )
-    ids = [(one or {}).get("id", name) for name, one in organizations.items()]
-    return IdentityData(token.data["email"], token.data["azp"], ids[0] if ids else None)
+    return IdentityData(token.data["email"], token.data["azp"], next(iter(found.values()), None))
+
+
+def organizations(token: Token) -> dict[str, str]:
+    """The organizations that an access token is for: name -> id, or the name again where the token has no id."""
+    claim = token.data.get("organization") or {}
+    if isinstance(claim, dict):
+        return {name: one.get("id", name) if isinstance(one, dict) else name for name, one in claim.items()}
+    # Keycloak gives names alone unless it is told to add the ids.
+    return {name: name for name in ([claim] if isinstance(claim, str) else claim)}
 
 
 class TokenLock:

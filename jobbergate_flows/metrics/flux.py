@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from jobbergate_flows.metrics.address import address
 from jobbergate_flows.metrics.errors import LibraryMissing, MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.influxql import GROUPED
-from jobbergate_flows.metrics.model import NAMES, JobMetrics, Piece, Series, step_name
-from jobbergate_flows.metrics.reading import SLACK, JobSpan, within
+from jobbergate_flows.metrics.model import ALWAYS, NAMES, JobMetrics, Piece, Series, step_name
+from jobbergate_flows.metrics.reading import SLACK, Extent, JobSpan, extents_of, within
 
 if TYPE_CHECKING:
     from influxdb_client.client.influxdb_client import InfluxDBClient
+
+T = TypeVar("T")
 
 # Not the event loop's own threads: they are few, and a database that hangs would hold up all else that needs them.
 _threads = ThreadPoolExecutor(4, thread_name_prefix="flux")
 _BATCH = 200
 _ROWS = 10_000
+# What becomes of each series: all points of it, or only its first, or only its last.
+_ALL, _FIRST, _LAST = "", "first", "last"
 _COLUMNS = ("_time", "_value", "_measurement", "_field", "job", "host", "step", "task")
 
 
@@ -78,10 +82,19 @@ class FluxReader:
 
     async def read_many(self, jobs: Sequence[JobSpan]) -> JobMetrics:
         """See `MetricsReader.read_many`."""
-        # The library is synchronous; its asynchronous half would need another HTTP library.
-        return await asyncio.get_running_loop().run_in_executor(_threads, self._read, jobs)
+        return await self._in_thread(lambda: JobMetrics.of(self._read(jobs, NAMES, _ALL)))
 
-    def _read(self, jobs: Sequence[JobSpan]) -> JobMetrics:
+    async def extents(self, jobs: Sequence[JobSpan]) -> dict[Series, Extent]:
+        """See `MetricsReader.extents`."""
+        return await self._in_thread(
+            lambda: extents_of(piece for end in (_FIRST, _LAST) for piece in self._read(jobs, (ALWAYS,), end))
+        )
+
+    async def _in_thread(self, read: Callable[[], T]) -> T:
+        # The library is synchronous; its asynchronous half would need another HTTP library.
+        return await asyncio.get_running_loop().run_in_executor(_threads, read)
+
+    def _read(self, jobs: Sequence[JobSpan], names: Sequence[str], end: str) -> list[Piece]:
         from influxdb_client.rest import ApiException
         from urllib3.exceptions import HTTPError
 
@@ -90,7 +103,7 @@ class FluxReader:
             with self._client() as client:
                 for start in range(0, len(jobs), _BATCH):
                     batch = jobs[start : start + _BATCH]
-                    rows = _rows(client, query(batch, self._bucket, self._cluster, self._slack))
+                    rows = _rows(client, query(batch, self._bucket, self._cluster, self._slack, names, end))
                     pieces += within(_pieces(rows), batch, self._slack)
         except ApiException as error:
             words = " ".join(str(error.message or error.reason or error.body or "nothing").split())
@@ -104,7 +117,7 @@ class FluxReader:
             raise MetricsUnreachable(
                 f"InfluxDB does not answer: {error}", where=self._url, hint="see whether this host reaches it"
             ) from error
-        return JobMetrics.of(pieces)
+        return pieces
 
     def _client(self) -> InfluxDBClient:
         from influxdb_client.client.influxdb_client import InfluxDBClient
@@ -127,19 +140,29 @@ class FluxReader:
 _HINT = "see bucket, organisation and token"
 
 
-def query(jobs: Sequence[JobSpan], bucket: str, cluster: str | None, slack: timedelta) -> str:
+def query(
+    jobs: Sequence[JobSpan],
+    bucket: str,
+    cluster: str | None,
+    slack: timedelta,
+    names: Sequence[str] = NAMES,
+    end: str = _ALL,
+) -> str:
     """The query for these jobs' samples in both of Slurm's schemas (see `influxql.statements`)."""
     bounds = [job.bounds(slack) for job in jobs]
     start, stop = min(first for first, _ in bounds), max(last for _, last in bounds) + 1
     wanted = f"contains(value: r.job, set: {_set(job.raw_id for job in jobs)})"
     if cluster is not None:
         wanted += f" and (not exists r.cluster or r.cluster == {text(cluster)})"
+    # Before `keep`: the tables that it makes of several are in no order.
+    chosen = f"  |> {end}()\n" if end else ""
     return (
         f"from(bucket: {text(bucket)})\n"
         f"  |> range(start: {_time(start)}, stop: {_time(stop)})\n"
-        f'  |> filter(fn: (r) => (r._field == "value" and contains(value: r._measurement, set: {_set(NAMES)}))'
-        f" or (r._measurement == {text(GROUPED)} and contains(value: r._field, set: {_set(NAMES)})))\n"
+        f'  |> filter(fn: (r) => (r._field == "value" and contains(value: r._measurement, set: {_set(names)}))'
+        f" or (r._measurement == {text(GROUPED)} and contains(value: r._field, set: {_set(names)})))\n"
         f"  |> filter(fn: (r) => {wanted})\n"
+        f"{chosen}"
         f"  |> keep(columns: {_set(_COLUMNS)})\n"
     )
 

@@ -18,12 +18,14 @@ import orjson
 
 from jobbergate_flows.metrics.address import address
 from jobbergate_flows.metrics.errors import MetricsRefused, MetricsUnreachable
-from jobbergate_flows.metrics.model import NAMES, JobMetrics, Piece, Series, step_name
-from jobbergate_flows.metrics.reading import SLACK, JobSpan, within
+from jobbergate_flows.metrics.model import ALWAYS, NAMES, JobMetrics, Piece, Series, step_name
+from jobbergate_flows.metrics.reading import SLACK, Extent, JobSpan, extents_of, within
 
 GROUPED = "task"
 """The measurement in which Slurm 26.05 with `grouped_fields` writes a task's sample, one field for each of `NAMES`."""
 
+# What a statement ends with: all points of each series, or only its first, or only its last.
+_ALL, _FIRST, _LAST = "", " LIMIT 1", " ORDER BY time DESC LIMIT 1"
 _CHUNK = 10_000
 _BATCH = 200
 # Words for what may be otherwise later, in answers of status 200.
@@ -80,11 +82,21 @@ class InfluxQLReader:
 
     async def read_many(self, jobs: Sequence[JobSpan]) -> JobMetrics:
         """See `MetricsReader.read_many`."""
+        return await asyncio.to_thread(JobMetrics.of, await self._read(jobs, NAMES, _ALL))
+
+    async def extents(self, jobs: Sequence[JobSpan]) -> dict[Series, Extent]:
+        """See `MetricsReader.extents`."""
+        return extents_of(await self._read(jobs, (ALWAYS,), _FIRST, _LAST))
+
+    async def _read(self, jobs: Sequence[JobSpan], names: Sequence[str], *ends: str) -> list[Piece]:
         pieces: list[Piece] = []
         for start in range(0, len(jobs), _BATCH):
             batch = jobs[start : start + _BATCH]
             unfinished: dict[int, bool] = {}
-            async for line in self._lines(statements(batch, self._retention_policy, self._cluster, self._slack)):
+            query = "; ".join(
+                statements(batch, self._retention_policy, self._cluster, self._slack, names, end) for end in ends
+            )
+            async for line in self._lines(query):
                 results = self._results(line) if line.strip() else []
                 unfinished |= {result.get("statement_id", 0): result.get("partial", False) for result in results}
                 pieces += within(_pieces(results), batch, self._slack)
@@ -94,7 +106,7 @@ class InfluxQLReader:
                     where=self._place,
                     hint="see max-row-limit in influxdb.conf",
                 )
-        return await asyncio.to_thread(JobMetrics.of, pieces)
+        return pieces
 
     async def _lines(self, query: str) -> AsyncIterator[bytes]:
         form = {"db": self._database, "q": query, "epoch": "s", "chunked": "true", "chunk_size": str(_CHUNK)}
@@ -178,8 +190,15 @@ def _words(body: bytes) -> str:
     return " ".join(body.decode(errors="replace").split())[:_MAX_WORDS] or "nothing"
 
 
-def statements(jobs: Sequence[JobSpan], retention_policy: str | None, cluster: str | None, slack: timedelta) -> str:
-    """The query for these jobs' samples in both of Slurm's schemas: eleven statements.
+def statements(
+    jobs: Sequence[JobSpan],
+    retention_policy: str | None,
+    cluster: str | None,
+    slack: timedelta,
+    names: Sequence[str] = NAMES,
+    end: str = _ALL,
+) -> str:
+    """The query for these jobs' samples in both of Slurm's schemas: a statement for each measurement, and one more.
 
     Slurm writes a series with the field `value` for each measurement or, with `grouped_fields` (26.05), one series with
     a field for each; more tags, such as the user, do not divide a task's samples.
@@ -192,10 +211,10 @@ def statements(jobs: Sequence[JobSpan], retention_policy: str | None, cluster: s
         # A tag that is not there is an empty one.
         condition += f" AND (cluster = {text(cluster)} OR cluster = '')"
     policy = f"{name(retention_policy)}." if retention_policy else ""
-    selects = [("value", measurement) for measurement in NAMES]
-    selects.append((", ".join(map(name, NAMES)), GROUPED))
+    selects = [("value", measurement) for measurement in names]
+    selects.append((", ".join(map(name, names)), GROUPED))
     return "; ".join(
-        f"SELECT {fields} FROM {policy}{name(measurement)} WHERE {condition} GROUP BY job, host, step, task"
+        f"SELECT {fields} FROM {policy}{name(measurement)} WHERE {condition} GROUP BY job, host, step, task{end}"
         for fields, measurement in selects
     )
 

@@ -67,6 +67,9 @@ MEASUREMENTS = (
 
 NAMES = tuple(measurement.name for measurement in MEASUREMENTS)
 
+ALWAYS = "RSS"
+"""What no sample of a task is without: Slurm writes all its measurements at once (`_record_profile`)."""
+
 _STEPS = {-4: "extern", -5: "batch", -6: "interactive"}
 
 
@@ -80,6 +83,14 @@ def step_name(tag: str) -> str:
         return tag
     number = int(tag)
     return _STEPS.get(number - 2**32 if number >= 2**31 else number, tag)
+
+
+def step_number(name: str) -> int | None:
+    """The number that Slurm's C code has for a step of this name: `batch` is -5; None where it is no step's name."""
+    for number, special in _STEPS.items():
+        if name == special:
+            return number
+    return int(name) if re.fullmatch(r"-?[0-9]{1,10}", name) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +333,7 @@ def _csv_number(value: float) -> str | int | float:
 
 
 __all__: Sequence[str] = (
+    "ALWAYS",
     "MEASUREMENTS",
     "NAMES",
     "FloatArray",
@@ -333,4 +345,5 @@ __all__: Sequence[str] = (
     "Series",
     "moment",
     "step_name",
+    "step_number",
 )

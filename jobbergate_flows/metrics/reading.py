@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from jobbergate_flows.metrics.errors import MetricsRefused
-from jobbergate_flows.metrics.model import JobMetrics, Piece
+from jobbergate_flows.metrics.model import JobMetrics, Piece, Series
 
 SLACK = timedelta(minutes=1)
 """So far outside a job's start and end its samples are looked for: clocks of nodes and of the controller differ."""
@@ -58,6 +58,14 @@ class JobSpan:
         return math.floor((self.since - slack).timestamp()), math.ceil((self.until + slack).timestamp())
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """From when to when there are samples of a series: the times of its first and its last, in seconds since 1970."""
+
+    first: int
+    last: int
+
+
 class MetricsReader(Protocol):
     """Reads the samples that Slurm wrote of jobs."""
 
@@ -73,6 +81,13 @@ class MetricsReader(Protocol):
 
     async def read_many(self, jobs: Sequence[JobSpan]) -> JobMetrics:
         """The samples of several jobs, such as the tasks of an array; `Series.job` tells them apart."""
+
+    async def extents(self, jobs: Sequence[JobSpan]) -> dict[Series, Extent]:
+        """From when to when tasks of these jobs were sampled, by what is there now; few points are read for it.
+
+        Series that the jobs' names make one are one. Where several jobs are asked for, an older job with an id of
+        theirs is told only by the time of all of them. What has no `model.ALWAYS` is no task.
+        """
 
 
 class MetricsFollower:
@@ -140,6 +155,17 @@ def within(pieces: Iterable[Piece], jobs: Sequence[JobSpan], slack: timedelta) -
             if inside.any():
                 series = replace(piece.series, job=job.name or job.raw_id)
                 yield Piece(series, piece.times[inside], piece.names, piece.values[:, inside])
+
+
+def extents_of(pieces: Iterable[Piece]) -> dict[Series, Extent]:
+    """From when to when there are samples in these pieces."""
+    found: dict[Series, Extent] = {}
+    for piece in pieces:
+        first, last = int(piece.times.min()), int(piece.times.max())
+        if known := found.get(piece.series):
+            first, last = min(first, known.first), max(last, known.last)
+        found[piece.series] = Extent(first, last)
+    return found
 
 
 def _overlap(metrics: JobMetrics) -> float:

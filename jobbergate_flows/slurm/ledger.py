@@ -28,8 +28,8 @@ from jobbergate_flows.slurm.cluster import Witness
 from jobbergate_flows.slurm.errors import LedgerError, LedgerUnreachable
 from jobbergate_flows.slurm.jobs import AttemptEnd, SlurmJob
 
-REVISION = "0002"
-"""The newest revision of the schema; `migrations/versions` leads to it."""
+REVISION = "0003"
+"""The newest revision of the schema; `migrations/versions` leads to it. `jobbergate.links` has tables of it too."""
 
 _SQLITE = b"SQLite format 3\0"
 _NETWORK_FILE_SYSTEMS = {
@@ -233,6 +233,11 @@ class Ledger:
                 f"the ledger cannot be opened: {_reason(error)}", where=_without_password(text), hint=hint
             ) from error
         return cls(engine, FileClaims(path.with_name(path.name + ".claims")))
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The database, for the tables that others have beside the submissions; see `jobbergate.links`."""
+        return self._engine
 
     def close(self) -> None:
         """Close the database's connections, and give up all claims."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.cluster.folder_server import FolderServer
 from tests.cluster.service import Service, free_ports
 
-_USER = "postgres"
+USER = "postgres"
 
 
 def programs() -> Path | None:
@@ -32,7 +32,7 @@ class PostgresServer(FolderServer):
         if found is None:
             raise RuntimeError("no PostgreSQL here: apt-get install postgresql")
         super().__init__("postgres-")
-        shutil.chown(self.folder, _USER, _USER)
+        shutil.chown(self.folder, USER, USER)
         self.port = free_ports(1)[0]
         self._programs = found
         self._data = self.folder / "data"
@@ -45,27 +45,33 @@ class PostgresServer(FolderServer):
             ],
             self.folder / "postgres.log",
             self._environment,
-            user=_USER,
+            user=USER,
         )
 
-    def url(self, driver: str) -> str:
-        """SQLAlchemy's URL of its database.
+    def url(self, driver: str, database: str = "postgres") -> str:
+        """SQLAlchemy's URL of a database.
 
         Args:
             driver: `asyncpg` or `psycopg`.
+            database: Its first one, or one of `create_database`.
         """
-        return f"postgresql+{driver}://{_USER}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql+{driver}://{USER}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Make its database where there is none, start it and wait until it answers."""
         if not self._data.exists():
             make = [str(self._programs / "initdb"), "-D", str(self._data), "--auth=trust", "--no-sync", "-E", "UTF8"]
-            subprocess.run(
-                make, check=True, capture_output=True, user=_USER, group=_USER, cwd="/", env=self._environment
-            )
+            subprocess.run(make, check=True, capture_output=True, user=USER, group=USER, cwd="/", env=self._environment)
         super().start()
+
+    def create_database(self, name: str) -> None:
+        """Make one more database, an empty one of `USER`'s."""
+        self._run("createdb", "-U", USER, name).check_returncode()
 
     def answers(self) -> bool:
         """Whether it takes connections."""
-        asked = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(asked, check=False, capture_output=True, env=self._environment).returncode == 0
+        return self._run("pg_isready", "-q").returncode == 0
+
+    def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        command = [str(self._programs / program), "-h", "127.0.0.1", "-p", str(self.port), *arguments]
+        return subprocess.run(command, check=False, capture_output=True, env=self._environment)

@@ -58,6 +58,7 @@ class OidcProvider:
         now: Its clock, in seconds since 1970.
         lifetime: Of an access token, in seconds; a refresh token has ten times that.
         claims: Of access tokens, besides those about time.
+        clients: Those of the clients, by their id, that get other claims; `azp` is their id.
         rotates: Whether a refresh token is taken only once, and comes with a new one.
         sessions: Whether a person's login gives a refresh token.
         device_answers: What it says to a device, in turn, before the person has logged in; OAuth's words for errors.
@@ -73,6 +74,7 @@ class OidcProvider:
     claims: dict[str, Any] = field(
         default_factory=lambda: {"sub": "1", "azp": "cli", "email": "ada@example.org", "permissions": []}
     )
+    clients: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     rotates: bool = True
     sessions: bool = True
     device_answers: list[str] = field(default_factory=list)
@@ -81,7 +83,7 @@ class OidcProvider:
     before: Callable[[Mapping[str, str]], object] = lambda _: None
     forms: list[dict[str, str]] = field(default_factory=list)
     given: Counter[str] = field(default_factory=Counter)
-    _refresh_tokens: set[str] = field(default_factory=set)
+    _refresh_tokens: dict[str, str] = field(default_factory=dict)
     _logins: dict[str, DeviceLogin] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -97,11 +99,15 @@ class OidcProvider:
             headers={"kid": KEY_ID},
         )
 
-    def session(self) -> dict[str, str]:
+    def access_token(self, client: str) -> str:
+        """A signed token as this client gets it."""
+        return self.token(**({"azp": client, **self.clients[client]} if client in self.clients else {}))
+
+    def session(self, client: str = "") -> dict[str, str]:
         """An access token and a refresh token that it takes."""
         refresh = self.token(self.lifetime * 10, typ="Refresh")
-        self._refresh_tokens.add(refresh)
-        return {"access_token": self.token(), "refresh_token": refresh}
+        self._refresh_tokens[refresh] = client
+        return {"access_token": self.access_token(client), "refresh_token": refresh}
 
     def answer(self, path: str, form: dict[str, str]) -> Answer:
         """A status, and what it says to a form; under an empty name text that is no JSON."""
@@ -130,15 +136,14 @@ class OidcProvider:
             # It says the token back, as no provider should.
             return 400, {"error": "invalid_grant", "error_description": f"Token is not active: {used}"}
         if not self.rotates:
-            return 200, {"access_token": self.token()}
-        self._refresh_tokens.remove(used)
-        return 200, self.session()
+            return 200, {"access_token": self.access_token(self._refresh_tokens[used])}
+        return 200, self.session(self._refresh_tokens.pop(used))
 
     def _client(self, form: dict[str, str]) -> Answer:
         if form.get("client_secret") != SECRET:
             said = f"Invalid client secret {form.get('client_secret')}"
             return 401, {"error": "unauthorized_client", "error_description": said}
-        return 200, {"access_token": self.token()}
+        return 200, {"access_token": self.access_token(form["client_id"])}
 
     def _begin(self, form: dict[str, str]) -> Answer:
         if form.get("code_challenge_method") != "S256":
@@ -163,7 +168,8 @@ class OidcProvider:
         if login.asked <= len(self.device_answers):
             return 400, {"error": self.device_answers[login.asked - 1]}
         del self._logins[form["device_code"]]
-        return 200, self.session() if self.sessions else {"access_token": self.token()}
+        client = form["client_id"]
+        return 200, self.session(client) if self.sessions else {"access_token": self.access_token(client)}
 
     def page(self, path: str) -> Mapping[str, Any] | None:
         """What it answers to GET: where its keys are, and they."""

@@ -221,7 +221,7 @@ def test_a_file_that_holds_no_usable_token_is_named(
     with pytest.raises(TokenError, match=r"access\.token"):
         make().load_from_cache()
     # The refresh token mends it.
-    assert make().acquire_access() != f"Bearer {content}"
+    assert make(may_login=False).acquire_access() != f"Bearer {content}"
 
 
 def test_a_missing_access_token_is_an_error_of_loading(handler: JobbergateAuthHandler, folder: Path) -> None:
@@ -281,6 +281,25 @@ def test_a_refresh_token_that_stays_is_kept_too(
     handler.refresh_tokens()
     handler.refresh_tokens()
     assert kept(folder)["refresh.token"] == session["refresh_token"]
+
+
+@pytest.mark.parametrize("lifetime", [None, -1])
+def test_a_new_refresh_token_is_kept_also_with_an_access_token_that_is_no_good(
+    make: Callable[..., JobbergateAuthHandler], provider: OidcProvider, folder: Path, lifetime: int | None
+) -> None:
+    keep(folder, provider.session())
+    bad = "opaque" if lifetime is None else provider.token(lifetime)
+    really_refresh = provider._refresh
+
+    def refresh(form: dict[str, str]) -> tuple[int, Mapping[str, Any]]:
+        status, said = really_refresh(form)
+        return status, {**said, "access_token": bad}
+
+    provider._refresh = refresh  # type: ignore[method-assign]
+    with pytest.raises(TokenError):
+        make().refresh_tokens()
+    provider._refresh = really_refresh  # type: ignore[method-assign]
+    make().refresh_tokens()
 
 
 def test_an_expired_refresh_token_is_not_sent(
@@ -672,6 +691,33 @@ def test_whose_the_token_is(handler: JobbergateAuthHandler, provider: OidcProvid
         handler.get_identity_data()
 
 
+@pytest.mark.parametrize(
+    ("claim", "known"),
+    [
+        ({"site": {"id": "17"}}, "17"),
+        ({"site": {}}, "site"),
+        # Keycloak's own way, and with a mapper for one value.
+        (["site"], "site"),
+        ("site", "site"),
+        ([], None),
+    ],
+)
+def test_for_which_organization_a_token_is(
+    handler: JobbergateAuthHandler, provider: OidcProvider, claim: object, known: str | None
+) -> None:
+    provider.claims["organization"] = claim
+    assert handler.get_identity_data().organization_id == known
+
+
+@pytest.mark.parametrize("claim", [{"one": {}, "other": {}}, ["one", "other"]])
+def test_a_token_for_several_organizations_is_nobodys(
+    handler: JobbergateAuthHandler, provider: OidcProvider, claim: object
+) -> None:
+    provider.claims["organization"] = claim
+    with pytest.raises(TokenError, match="several organizations"):
+        handler.get_identity_data()
+
+
 def test_a_token_without_an_expiry_is_an_error(tmp_path: Path, provider: OidcProvider) -> None:
     token = Token(tmp_path, TokenType.ACCESS, provider.token(exp=None))
     with pytest.raises(TokenError, match="exp"):
@@ -714,6 +760,13 @@ def test_a_provider_that_is_not_there_is_unreachable(make: Callable[..., Jobberg
 def test_a_domain_that_is_no_url_is_refused(tmp_path: Path, domain: str) -> None:
     with pytest.raises(AuthenticationError, match=r"https://auth\.example\.org/realms/example"):
         JobbergateAuthHandler(tmp_path, domain)
+
+
+@pytest.mark.parametrize("scheme", ["https", "ftp"])
+def test_a_password_in_the_domain_is_refused_and_not_shown(tmp_path: Path, scheme: str) -> None:
+    with pytest.raises(AuthenticationError, match="names a user") as refused:
+        JobbergateAuthHandler(tmp_path, f"{scheme}://me:pass-word@auth.example.org/realms/a")
+    assert "pass-word" not in str(refused.value)
 
 
 def test_a_file_of_cas_that_is_not_there_is_named(make: Callable[..., JobbergateAuthHandler]) -> None:

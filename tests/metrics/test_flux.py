@@ -14,7 +14,8 @@ import pytest
 
 from jobbergate_flows.metrics import LibraryMissing, MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.flux import FluxReader, query, text
-from jobbergate_flows.metrics.reading import SLACK, JobSpan
+from jobbergate_flows.metrics.model import Series
+from jobbergate_flows.metrics.reading import SLACK, Extent, JobSpan
 from tests.cluster.http_server import answering
 from tests.cluster.service import free_ports
 from tests.metrics.samples import SINCE, START, UNTIL
@@ -49,6 +50,20 @@ async def test_tables_become_the_same_rows_as_with_influxql() -> None:
     assert 'from(bucket: "slurm/autogen")' in flux
     # A minute of slack on both sides; the end of a range is not in it.
     assert "range(start: 2026-09-21T14:12:20Z, stop: 2026-09-21T15:14:21Z)" in flux
+
+
+async def test_extents_are_asked_for_as_each_series_first_and_last() -> None:
+    with answering(ANSWER, kind="text/csv") as (url, asked):
+        extents = await FluxReader(url, "slurm", org="site", token="t").extents([JobSpan("7", SINCE, UNTIL)])
+    assert extents == {
+        Series("7", "n1", "batch", "0"): Extent(START, START + 1),
+        Series("7", 'n,"2', "0", "1"): Extent(START, START),
+    }
+    first, last = (json.loads(request.body)["query"] for request in asked)
+    assert 'set: ["RSS"]' in first
+    # Each before the tables lose the tags that tell series apart.
+    assert "|> first()\n  |> keep(" in first
+    assert "|> last()\n  |> keep(" in last
 
 
 async def test_no_table_is_no_sample() -> None:

@@ -14,8 +14,8 @@ import pytest
 
 from jobbergate_flows.metrics import MetricsRefused, MetricsUnreachable
 from jobbergate_flows.metrics.influxql import InfluxQLReader
-from jobbergate_flows.metrics.model import NAMES, JobMetrics
-from jobbergate_flows.metrics.reading import JobSpan, MetricsFollower
+from jobbergate_flows.metrics.model import NAMES, JobMetrics, Series
+from jobbergate_flows.metrics.reading import Extent, JobSpan, MetricsFollower
 from tests.cluster.http_server import answering
 from tests.cluster.influxdb import DATABASE, PASSWORD, USER, InfluxServer
 from tests.cluster.service import free_ports
@@ -283,6 +283,27 @@ async def test_a_server_that_does_not_divide_its_answer_is_understood_and_gets_t
     assert metrics["RSS"].tolist()[:1] == [1]
     assert asked[0].headers["Authorization"] == "Token secret"
     assert parse_qs(asked[0].body.decode())["db"] == ["bucket"]
+
+
+async def test_extents_are_from_the_first_sample_of_a_series_to_its_last_in_both_schemas(
+    influx_server: InfluxServer, database: str, reader: InfluxQLReader
+) -> None:
+    points = [line("RSS", 1, time) for time in range(10, 2000, 10)]
+    points += [line(name, 1, 7, step="-5") for name in NAMES]
+    points += [grouped("CPUTime=1,RSS=1i", time, task="1", tags=f"uid={time}") for time in (30, 20, 40)]
+    points += [line("RSS", 1, -3000), line("RSS", 1, 5, job=77), line("ReadMB", 1, 1, task="Filesystem")]
+    influx_server.write("\n".join(points), database)
+    assert await reader.extents([JobSpan("7", SINCE, UNTIL)]) == {
+        Series("7", "n1", "0", "0"): Extent(START + 10, START + 1990),
+        Series("7", "n1", "0", "1"): Extent(START + 20, START + 40),
+        Series("7", "n1", "batch", "0"): Extent(START + 7, START + 7),
+    }
+    assert await reader.extents([JobSpan("8", SINCE, UNTIL)]) == {}
+    assert await reader.extents([JobSpan("7", SINCE, UNTIL, "a"), JobSpan("77", SINCE, UNTIL, "a")]) == {
+        Series("a", "n1", "0", "0"): Extent(START + 5, START + 1990),
+        Series("a", "n1", "0", "1"): Extent(START + 20, START + 40),
+        Series("a", "n1", "batch", "0"): Extent(START + 7, START + 7),
+    }
 
 
 async def test_a_running_jobs_samples_come_once_also_the_late_ones(

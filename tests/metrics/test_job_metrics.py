@@ -36,8 +36,8 @@ with open(sys.argv[1], "wb") as file:
     file.write(bytes(64 * mib))
 more = bytearray(200 * mib)
 more[::4096] = b"x" * len(more[::4096])
-began = time.monotonic()
-while time.monotonic() - began < 3:
+began = time.process_time()
+while time.process_time() - began < 3:
     sum(range(1000))
 time.sleep(1.5)
 """

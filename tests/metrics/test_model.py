@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jobbergate_flows.metrics import LibraryMissing
-from jobbergate_flows.metrics.model import JobMetrics, step_name
+from jobbergate_flows.metrics.model import JobMetrics, step_name, step_number
 from tests.metrics.samples import START, piece
 
 
@@ -31,6 +31,14 @@ from tests.metrics.samples import START, piece
 )
 def test_steps_have_slurms_names_in_all_its_versions(tag: str, name: str) -> None:
     assert step_name(tag) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("batch", -5), ("extern", -4), ("interactive", -6), ("12", 12), ("-9", -9), ("", None), ("a1", None)],
+)
+def test_steps_have_the_numbers_of_slurms_code(name: str, number: int | None) -> None:
+    assert step_number(name) == number
 
 
 def test_rows_are_ordered_by_task_and_time_with_numbers_as_numbers() -> None:

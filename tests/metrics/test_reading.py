@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from jobbergate_flows.metrics.model import JobMetrics
-from jobbergate_flows.metrics.reading import JobSpan, MetricsFollower
+from jobbergate_flows.metrics.model import JobMetrics, Series
+from jobbergate_flows.metrics.reading import Extent, JobSpan, MetricsFollower
 from tests.metrics.samples import SINCE, START, piece
 
 
@@ -25,6 +25,9 @@ class Recorded:
         self.asked.append((first, last))
         times = range(first - first % -60, last + 1, 60)
         return JobMetrics.of([piece({"RSS": [float(time) for time in times]}, times)])
+
+    async def extents(self, jobs: Sequence[JobSpan]) -> dict[Series, Extent]:
+        raise NotImplementedError
 
 
 async def test_of_a_long_job_only_the_newest_samples_are_kept() -> None:
