@@ -7,6 +7,7 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from jobbergate_flows.blocks.application import StoredApplication
 from jobbergate_flows.blocks.cluster import SlurmCluster
 from jobbergate_flows.blocks.documents import BLOCK_TYPES, save_documents
+from jobbergate_flows.blocks.jobbergate import JobbergateAPI
 from jobbergate_flows.blocks.metrics import InfluxMetrics
 
 
@@ -21,4 +22,12 @@ def register() -> list[str]:
     return [block.get_block_type_slug() for block in BLOCK_TYPES]
 
 
-__all__ = ["BLOCK_TYPES", "InfluxMetrics", "SlurmCluster", "StoredApplication", "register", "save_documents"]
+__all__ = [
+    "BLOCK_TYPES",
+    "InfluxMetrics",
+    "JobbergateAPI",
+    "SlurmCluster",
+    "StoredApplication",
+    "register",
+    "save_documents",
+]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, Self, cast
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, HttpUrl
 
 from jobbergate_flows.applications import Application
 from jobbergate_flows.errors import JobbergateFlowsError
@@ -42,6 +42,8 @@ class StoredApplication(Block):
 
     _block_type_name: ClassVar[str | None] = "Slurm Application"
     _block_type_slug: ClassVar[str | None] = "slurm-application"
+    _logo_url: ClassVar[HttpUrl | None] = HttpUrl("https://upload.wikimedia.org/wikipedia/commons/3/3a/Slurm_logo.svg")
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://slurm.schedmd.com/sbatch.html")
     _description: ClassVar[str | None] = "Hold a Slurm application with its questions and templates."
 
     name: str = Field(title="Name", description="The application's name.")

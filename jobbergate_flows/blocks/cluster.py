@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from prefect.blocks.core import Block
-from pydantic import Field
+from pydantic import Field, HttpUrl
 
 from jobbergate_flows.slurm.cluster import Cluster
 from jobbergate_flows.slurm.connect import connect
@@ -27,6 +27,8 @@ class SlurmCluster(Block):
 
     _block_type_name: ClassVar[str | None] = "Slurm Cluster"
     _block_type_slug: ClassVar[str | None] = "slurm-cluster"
+    _logo_url: ClassVar[HttpUrl | None] = HttpUrl("https://upload.wikimedia.org/wikipedia/commons/3/3a/Slurm_logo.svg")
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://slurm.schedmd.com/quickstart.html")
     _description: ClassVar[str | None] = "Reach a Slurm cluster through its commands, or run jobs locally."
 
     access: Literal["auto", "slurm", "local"] = Field(

@@ -11,11 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobbergate_flows.blocks.application import StoredApplication
 from jobbergate_flows.blocks.cluster import SlurmCluster
+from jobbergate_flows.blocks.jobbergate import JobbergateAPI
 from jobbergate_flows.blocks.metrics import InfluxMetrics
 from jobbergate_flows.errors import JobbergateFlowsError
 from jobbergate_flows.reading import read_yaml
 
-BLOCK_TYPES: tuple[type[Block], ...] = (StoredApplication, SlurmCluster, InfluxMetrics)
+BLOCK_TYPES: tuple[type[Block], ...] = (StoredApplication, SlurmCluster, InfluxMetrics, JobbergateAPI)
 
 
 class DocumentRefused(JobbergateFlowsError):

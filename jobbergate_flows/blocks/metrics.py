@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr, model_validator
 
 from jobbergate_flows.metrics.address import address
 
@@ -30,6 +30,8 @@ class InfluxMetrics(Block):
     model_config = ConfigDict(hide_input_in_errors=True)
     _block_type_name: ClassVar[str | None] = "Influx Metrics"
     _block_type_slug: ClassVar[str | None] = "influx-metrics"
+    _logo_url: ClassVar[HttpUrl | None] = HttpUrl("https://github.com/influxdata.png")
+    _documentation_url: ClassVar[HttpUrl | None] = HttpUrl("https://slurm.schedmd.com/acct_gather.conf.html")
     _description: ClassVar[str | None] = "Read the metrics of Slurm jobs from InfluxDB."
 
     url: str = Field(

@@ -4,9 +4,9 @@ Exit codes:
     0: It worked; a job that was followed is Completed.
     1: The job or run failed, or Slurm refused it.
     2: Usage: unknown commands and options, wrong values of options.
-    3: Bad input: an application, answers, a directory, a job that is not known.
-    4: The cluster, the Prefect server or the ledger's database is unreachable, or `cluster check` found something
-        amiss.
+    3: Bad input: an application, answers, a directory, a job that is not known; what Jobbergate refuses.
+    4: The cluster, the Prefect server, the ledger's database or Jobbergate is unreachable, or `cluster check` found
+        something amiss.
     70: An error of this program itself.
     130: Interrupted.
 

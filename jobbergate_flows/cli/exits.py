@@ -7,6 +7,7 @@ import traceback
 from enum import IntEnum
 
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.jobbergate.errors import JobbergateRequestError, JobbergateResponseError, ProviderUnreachable
 from jobbergate_flows.metrics.errors import MetricsUnreachable
 from jobbergate_flows.slurm.errors import (
     ClusterUnreachable,
@@ -76,7 +77,9 @@ def _code(error: Exception) -> Exit:
             return Exit.USAGE
         case ClusterUnreachable() | ServerUnreachable() | LedgerUnreachable() | SubmissionAmbiguous():
             return Exit.UNREACHABLE
-        case MetricsUnreachable():
+        case MetricsUnreachable() | ProviderUnreachable() | JobbergateRequestError():
+            return Exit.UNREACHABLE
+        case JobbergateResponseError(status=status) if status >= 500:
             return Exit.UNREACHABLE
         case SubmissionRefused() | SubmissionHeld() | SubmissionCancelled():
             return Exit.FAILED

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from jobbergate_flows import __version__
-from jobbergate_flows.cli import app, blocks, cluster, consent, job, worker
+from jobbergate_flows.cli import app, blocks, cluster, consent, job, jobbergate, worker
 from jobbergate_flows.cli.exits import Exit, report, say
 
 commands = typer.Typer(
@@ -30,6 +30,7 @@ commands.add_typer(job.commands, name="job")
 commands.add_typer(cluster.commands, name="cluster")
 commands.add_typer(blocks.commands, name="blocks")
 commands.add_typer(consent.commands, name="consent")
+commands.add_typer(jobbergate.commands, name="jobbergate")
 commands.add_typer(worker.commands, name="worker")
 
 _debug = False

@@ -20,7 +20,9 @@ class Ended:
     err: str
 
 
-def run(*arguments: str | Path, stdin: str = "", env: Mapping[str, str] | None = None) -> Ended:
+def run(
+    *arguments: str | Path, stdin: str = "", env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Ended:
     """Run the command without a terminal."""
     done = subprocess.run(
         [COMMAND, *map(str, arguments)],
@@ -28,7 +30,8 @@ def run(*arguments: str | Path, stdin: str = "", env: Mapping[str, str] | None =
         capture_output=True,
         text=True,
         env={**os.environ, **(env or {})},
-        timeout=120,
+        cwd=cwd,
+        timeout=240,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 

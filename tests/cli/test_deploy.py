@@ -28,7 +28,7 @@ def server(prefect_server: PrefectServer) -> dict[str, str]:
 @pytest.fixture
 def pool(prefect_server: PrefectServer, request: pytest.FixtureRequest) -> str:
     name = f"pool-{request.node.name[:40]}-{os.getpid()}"
-    made = httpx.post(f"{prefect_server.api_url}/work_pools/", json={"name": name, "type": "process"})
+    made = httpx.post(f"{prefect_server.api_url}/work_pools/", json={"name": name, "type": "process"}, timeout=60)
     assert made.status_code == 201
     return name
 
@@ -43,7 +43,7 @@ def test_an_application_is_deployed_with_its_form(
 
     assert ended.code == 0, ended.err
     told = json.loads(ended.out)
-    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{told['id']}").json()
+    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{told['id']}", timeout=60).json()
     assert deployment["name"] == told["name"].partition("/")[2] == "greeter"
     assert deployment["work_pool_name"] == pool
     assert deployment["tags"] == ["greeting"]
@@ -63,7 +63,7 @@ def test_a_deployment_is_described_by_its_applications_readme_and_may_recur_by_a
                 env=server)  # fmt: skip
 
     assert ended.code == 0, ended.err
-    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{json.loads(ended.out)['id']}").json()
+    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{json.loads(ended.out)['id']}", timeout=60).json()
     assert deployment["description"].strip() == "# Greeter\n\nSays *hello*."
     (schedule,) = deployment["schedules"]
     assert schedule["active"] is True
@@ -86,7 +86,7 @@ def test_answers_of_the_command_line_become_what_their_questions_ask_for(
     )  # fmt: skip
 
     assert ended.code == 0, ended.err
-    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{json.loads(ended.out)['id']}").json()
+    deployment = httpx.get(f"{prefect_server.api_url}/deployments/{json.loads(ended.out)['id']}", timeout=60).json()
     assert deployment["parameters"]["answers"] == {"cpus": 3, "slowly": True, "further": 4}
 
 
@@ -156,7 +156,7 @@ def test_the_block_types_are_registered(prefect_server: PrefectServer, server: d
     assert ended.code == 0, ended.err
     assert ended.out.split()
     for slug in ended.out.split():
-        assert httpx.get(f"{prefect_server.api_url}/block_types/slug/{slug}").status_code == 200
+        assert httpx.get(f"{prefect_server.api_url}/block_types/slug/{slug}", timeout=60).status_code == 200
 
 
 def test_a_server_that_does_not_answer_is_unreachable(folder: Path) -> None:

@@ -21,6 +21,11 @@ COMMANDS = [
     "job show", "job efficiency", "job metrics", "job logs", "job cancel", "job fetch",
     "cluster", "cluster check", "blocks", "blocks register",
     "consent", "consent add", "consent list", "consent remove",
+    "jobbergate", "jobbergate login", "jobbergate logout", "jobbergate show-token",
+    "jobbergate applications", "jobbergate applications list", "jobbergate applications get",
+    "jobbergate job-scripts", "jobbergate job-scripts list", "jobbergate job-scripts get",
+    "jobbergate job-submissions", "jobbergate job-submissions list", "jobbergate job-submissions get",
+    "jobbergate clusters", "jobbergate clusters list", "jobbergate clusters get",
     "worker", "worker bind", "worker unbind", "worker bindings", "worker unit",
     "worker sudoers", "worker install-deputy",
 ]  # fmt: skip

@@ -2,69 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
-import select
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command_line import COMMAND, application, run
+from tests.cli.command_line import application, run
+from tests.cli.terminal import Terminal
 
-_CURSOR = "\x1b[?25h"
-_SECONDS = 60
 QUESTIONS = """
 Text("name", "Whose name?"),
 Integer("steps", "How many steps?", minval=1, maxval=9, default=3),
 Confirm("again", "Once more?", default=False),
 """
-
-
-class Terminal:
-    """The command on a terminal of its own, with a person who reads and types."""
-
-    def __init__(self, *arguments: str | Path, kind: str = "dumb") -> None:
-        self._screen, terminal = pty.openpty()
-        self.process = subprocess.Popen(
-            [COMMAND, *map(str, arguments)],
-            stdin=terminal,
-            stdout=subprocess.PIPE,
-            stderr=terminal,
-            env={**os.environ, "TERM": kind, "PROMPT_TOOLKIT_NO_CPR": "1"},
-            start_new_session=True,
-        )
-        os.close(terminal)
-        self.seen = ""
-
-    def answer(self, question: str, text: str) -> None:
-        self.read(question)
-        # A question that listens shows its cursor; what is typed while there is none may be lost.
-        self.read(_CURSOR)
-        os.write(self._screen, text.encode())
-
-    def read(self, text: str) -> None:
-        """Read on until the text is on the screen."""
-        while text not in self.seen:
-            assert select.select([self._screen], [], [], _SECONDS)[0], (
-                f"{text!r} did not come; on the screen: {self.seen!r}"
-            )
-            self.seen += os.read(self._screen, 4096).decode(errors="replace")
-        self.seen = self.seen.partition(text)[2]
-
-    def read_all(self) -> str:
-        """Read on until the command has ended."""
-        # What a terminal says whose last user has left it.
-        with contextlib.suppress(OSError):
-            self.read("\0")
-        return self.seen
-
-    def end(self) -> tuple[int, str]:
-        out, _ = self.process.communicate(timeout=60)
-        os.close(self._screen)
-        return self.process.returncode, out.decode()
 
 
 def test_questions_are_asked_and_asked_again_after_a_bad_answer(tmp_path: Path) -> None:

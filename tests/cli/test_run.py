@@ -275,9 +275,13 @@ def test_an_interrupt_before_slurm_has_the_job_gives_the_submission_up(
         slurm_cluster.resume("slurmctld")
 
     assert process.wait(200) == 130
-    [entry] = json.loads(run("job", "list", "--json", env=env).out)
-    assert entry["state"] == "Cancelled"
-    assert "app-" not in slurm_cluster.run("squeue", "--noheader", "--format=%j")
+
+    def states() -> list[str]:
+        return [entry["state"] for entry in json.loads(run("job", "list", "--json", env=env).out)]
+
+    # Slurm may have had the job by then, which takes a moment to end.
+    wait_until(lambda: states() == ["Cancelled"], 60, "the end of the submission")
+    wait_until(lambda: "app-" not in slurm_cluster.run("squeue", "--noheader", "--format=%j"), 60, "the job's end")
 
 
 @pytest.mark.slurm
