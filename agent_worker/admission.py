@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
@@ -28,13 +29,15 @@ from agent_worker.identity.audit import (
 )
 from agent_worker.identity.bindings import Bindings, BindingsBroken, BindingsFile
 from agent_worker.identity.consent import Consent, parse
-from agent_worker.identity.facts import Kind, RequestRefused
+from agent_worker.identity.facts import RequestRefused
 from agent_worker.identity.limits import exceeded
 from agent_worker.identity.mapping import Mapped, Mapper, MapperBroken, MapperUnavailable, Word, map_creator
-from agent_worker.identity.policy import Allowed, Decision, Denied, IdentityPolicy, NeedsConsent, decide, owner_of
-from agent_worker.run_facts import ReadRun, read_run_facts
+from agent_worker.identity.policy import Allowed, Decision, Denied, IdentityPolicy, NeedsConsent, consented, owner_of
+from agent_worker.kinds import SUBMISSION_FLOW, Kind
+from agent_worker.run_facts import ReadRun, RunOver, read_run_facts
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.jobbergate.errors import JobbergateError
 from jobbergate_flows.slurm.accounts import AccountRefused
 from jobbergate_flows.slurm.directives import has_foreign_lines, parse_directives
 from jobbergate_flows.slurm.errors import ConsentRefused, OptionRefused, SlurmError
@@ -48,7 +51,7 @@ NEEDS_CONSENT = "Needs consent"
 UNDECIDED = "Undecided"
 # Nothing is known, or nothing may be done, until somebody mends it: the run waits, and nothing is lost. A SlurmError is
 # what the deputy says instead of an answer, or that it does not answer.
-_WAITING = (MapperUnavailable, MapperBroken, BindingsBroken, AuditUnavailable, SlurmError)
+_WAITING = (MapperUnavailable, MapperBroken, BindingsBroken, AuditUnavailable, SlurmError, JobbergateError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Admitted:
 
     Args:
         session: As whom.
-        parameters: An application's, as they were decided about; None for what the run itself has.
+        parameters: An application's or a submission's, as they were decided about; None for what the run itself has.
     """
 
     session: ClusterSession
@@ -86,6 +89,21 @@ class Rules:
     poll_seconds: float = 15.0
 
 
+class Submissions(Protocol):
+    """Who knows the runs that are Jobbergate's job submissions; see `jobbergate.submission`."""
+
+    flow: Flow[..., Any]
+
+    async def read(self, flow_run: FlowRun, work_pool: str) -> ReadRun:
+        """What a run asks for."""
+
+    async def owner(self, read: ReadRun, policy: IdentityPolicy) -> Allowed | Denied:
+        """Whose run it is."""
+
+    async def reject(self, flow_run_id: str, reason: str) -> None:
+        """Have Jobbergate told why the submission is not run."""
+
+
 class Admission:
     """Decides for each run of a worker.
 
@@ -93,17 +111,21 @@ class Admission:
         accounts: The worker's sessions.
         rules: The site's.
         work_pool: The pool that the worker serves.
+        submissions: Where the worker has a bridge to Jobbergate.
     """
 
-    def __init__(self, accounts: AccountSessions, rules: Rules, work_pool: str) -> None:
+    def __init__(
+        self, accounts: AccountSessions, rules: Rules, work_pool: str, submissions: Submissions | None = None
+    ) -> None:
         self.accounts = accounts
+        self.submissions = submissions
         self._rules = rules
         self._work_pool = work_pool
         self._asking: set[UUID] = set()
 
     @property
     def asking(self) -> frozenset[UUID]:
-        """The runs that wait for their users' consent now."""
+        """The runs that wait for their users' consent, or for Jobbergate's API, now."""
         return frozenset(self._asking)
 
     async def admit(
@@ -127,7 +149,7 @@ class Admission:
                 record_of_taken_up(str(flow_run.id), self._rules.policy, job.user, job.job_id, datetime.now(UTC))
             )
             return Admitted(session.following())
-        if self._rules.audit is None:
+        if self._rules.audit is None and kind != "submission":
             assert self._rules.policy.account is not None
             return Admitted(self.accounts.of(self._rules.policy.account))
         try:
@@ -147,7 +169,10 @@ class Admission:
                 return None
             try:
                 try:
-                    read = await self._read(current, configuration)
+                    read = await self._read(current, kind, configuration)
+                except RunOver as over:
+                    await force_state(flow_run.id, over.state)
+                    return None
                 except (ObjectNotFound, RequestRefused) as error:
                     denied = _unreadable(error)
                     await self._audit_unread(current, denied)
@@ -158,13 +183,16 @@ class Admission:
                     await self._audit(read, decision)
                     audited = decision
                 if isinstance(decision, Allowed):
-                    return Admitted(self._watched(read, decision), read.parameters if kind == "application" else None)
+                    return Admitted(self._watched(read, decision), read.parameters if kind != "flow" else None)
                 if isinstance(decision, Denied):
+                    await self._reject(flow_run, kind, decision)
                     await self._end(flow_run, f"Not run: {decision.reason}", decision.hint)
                     return None
                 if await waiting.seconds_for_consent() > self._rules.consent_seconds:
                     reason = f"{decision.account} has not consented: {decision.why}"
-                    await self._audit(read, Denied(reason, decision.command, decision.account, decision.proof))
+                    denied = Denied(reason, decision.command, decision.account, decision.proof)
+                    await self._audit(read, denied)
+                    await self._reject(flow_run, kind, denied)
                     await self._end(flow_run, reason, decision.command)
                     return None
                 self._asking.add(flow_run.id)
@@ -173,18 +201,21 @@ class Admission:
                 )
             except _WAITING as error:
                 _logger.warning("Run %s waits: %s", flow_run.id, error)
+                if isinstance(error, JobbergateError):
+                    self._asking.add(flow_run.id)
                 await waiting.say(UNDECIDED, f"Whose run this is cannot be decided now: {error.message}")
             await asyncio.sleep(self._rules.poll_seconds)
 
     async def _decide(self, read: ReadRun, kind: Kind) -> Decision:
         facts, policy = read.facts, self._rules.policy
-        if facts.kind != kind:
+        if facts.kind != (kind if kind != "submission" else "flow"):
             return Denied("its deployment was changed while it was taken up", "start it again")
-        bindings = await asyncio.to_thread(self._rules.bindings.current) if self._rules.bindings else Bindings(())
-        mapped: Mapped | None = None
-        if self._rules.mapper is not None:
-            mapped = await asyncio.to_thread(map_creator, self._rules.mapper, facts.created_by, by=self._rules.word)
-        owner = owner_of(facts, policy, bindings, mapped)
+        if kind != "submission" and (facts.deployment_name or "").startswith(f"{SUBMISSION_FLOW}/"):
+            # What users have consented to by that name is what they submit in Jobbergate, and no other code.
+            return Denied(
+                "its deployment is that of Jobbergate's submissions, and was changed", "the bridge sets it right again"
+            )
+        owner = await self._owner(read, kind)
         if isinstance(owner, Denied):
             return owner
         consent = Consent((), ())
@@ -199,9 +230,33 @@ class Admission:
             return NeedsConsent(owner.account, command, str(error), owner.proof)
         except AccountRefused as error:
             return Denied(error.message, error.hint or "", owner.account, owner.proof)
-        return decide(facts, policy, bindings, mapped, consent, datetime.now(UTC))
+        decision = consented(facts, policy, owner, consent, datetime.now(UTC))
+        if isinstance(decision, NeedsConsent) and kind == "submission":
+            command = f"jobbergate-flows consent add {facts.deployment_name} --flows-any"
+            return replace(decision, command=command)
+        return decision
 
-    async def _read(self, flow_run: FlowRun, configuration: FlowJobConfiguration | None) -> ReadRun:
+    async def _owner(self, read: ReadRun, kind: Kind) -> Allowed | Denied:
+        facts, policy = read.facts, self._rules.policy
+        if kind == "submission":
+            assert self.submissions is not None
+            return await self.submissions.owner(read, policy)
+        bindings = await asyncio.to_thread(self._rules.bindings.current) if self._rules.bindings else Bindings(())
+        mapped: Mapped | None = None
+        if self._rules.mapper is not None:
+            mapped = await asyncio.to_thread(map_creator, self._rules.mapper, facts.created_by, by=self._rules.word)
+        return owner_of(facts, policy, bindings, mapped)
+
+    async def _reject(self, flow_run: FlowRun, kind: Kind, denied: Denied) -> None:
+        if kind == "submission" and self.submissions is not None:
+            hint = f" ({denied.hint})" if denied.hint else ""
+            await self.submissions.reject(str(flow_run.id), f"{denied.reason}{hint}")
+
+    async def _read(self, flow_run: FlowRun, kind: Kind, configuration: FlowJobConfiguration | None) -> ReadRun:
+        if kind == "submission":
+            if self.submissions is None:
+                raise RequestRefused("this worker has no bridge to Jobbergate", hint="set its `bridge`")
+            return await self.submissions.read(flow_run, self._work_pool)
         asked: dict[str, Any] = {}
         if configuration is not None:
             try:
@@ -258,7 +313,8 @@ class Admission:
             _logger.exception("The audit log did not take of run %s that %s", record.flow_run, what)
 
     async def _write(self, record: AuditRecord) -> None:
-        assert self._rules.audit is not None
+        if self._rules.audit is None:
+            return
         await asyncio.to_thread(self._rules.audit.write, record)
 
     async def _end(self, flow_run: FlowRun, reason: str, hint: str | None) -> None:

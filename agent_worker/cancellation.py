@@ -9,7 +9,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from agent_worker.runs import end_task_runs, infrastructure_pid, mark_cancelled, runs_of_ids, runs_of_pool
+from agent_worker.runs import infrastructure_pid, mark_cancelled, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +49,6 @@ async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
     elif run.infrastructure_pid != infrastructure_pid(session.cluster.name, run.id):
         return
     await mark_cancelled(run.id, "Cancelled before the job was submitted")
-    await end_task_runs(run.id, "The run was cancelled.")
 
 
 async def _try_to_cancel(supervisor: Supervisor, run: FlowRun) -> None:

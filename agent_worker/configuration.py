@@ -54,6 +54,11 @@ _RETRIES: Any = Field(
     title="Retries",
     description="When a flow's job that was killed is submitted again, and with how much more.",
 )
+_JOBBERGATE: Any = Field(
+    default=None,
+    title="Jobbergate API",
+    description="The name of a `JobbergateAPI` block: each job is a job submission in Jobbergate, too. Empty: none is.",
+)
 
 SlurmVariables: type[BaseVariables] = create_model(
     "SlurmVariables",
@@ -64,6 +69,7 @@ SlurmVariables: type[BaseVariables] = create_model(
     working_directory=(str | None, _WORKING_DIRECTORY),
     start_within=(int | None, _START_WITHIN),
     retries=(RetryPolicy, _RETRIES),
+    jobbergate=(str | None, _JOBBERGATE),
     **_RESOURCES,
 )
 """The variables of the work pool: Prefect's own, every Slurm resource, and how the flow's environment is set up."""
@@ -93,6 +99,7 @@ class FlowJobConfiguration(BaseJobConfiguration):
     working_directory: str | None = _WORKING_DIRECTORY
     start_within: int | None = _START_WITHIN
     retries: RetryPolicy = _RETRIES
+    jobbergate: str | None = _JOBBERGATE
 
     @field_validator("modules")
     @classmethod

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -182,6 +182,7 @@ class HealthWatch:
         supervisor: The worker's.
         worker, work_pool: Their names.
         resource: The worker's, as its events have it.
+        more: Gives what else is found of the worker.
         seconds: The artifact is written at most so often, and an event tells at least so often that the worker lives.
             A worker whose health changes says so at its next look, of which there are five in that time.
     """
@@ -193,6 +194,7 @@ class HealthWatch:
         work_pool: str,
         resource: Mapping[str, str],
         seconds: float,
+        more: Callable[[], Sequence[Finding]] = tuple,
     ) -> None:
         self._supervisor = supervisor
         self._worker = worker
@@ -200,6 +202,7 @@ class HealthWatch:
         self._resource = resource
         self._related: list[RelatedResource] | None = None
         self._seconds = seconds
+        self._more = more
         self._since = datetime.now(UTC)
         self._told: WorkerHealth | None = None
         self._told_at = 0.0
@@ -217,7 +220,7 @@ class HealthWatch:
             await asyncio.sleep(self._seconds / _LOOKS)
 
     async def _look(self) -> None:
-        health = await look(self._supervisor, self._worker, self._work_pool, self._since)
+        health = await look(self._supervisor, self._worker, self._work_pool, self._since, self._more())
         now = time.monotonic()
         turned = self._told is None or bool(health.problems) != bool(self._told.problems)
         if turned or now - self._told_at >= self._seconds:
@@ -247,8 +250,14 @@ class HealthWatch:
             self._artifact = made.id
 
 
-async def look(supervisor: Supervisor, worker: str, work_pool: str, since: datetime) -> WorkerHealth:
-    """What is known of a worker now. Asks Slurm's controller and its accounting once, by some short commands."""
+async def look(
+    supervisor: Supervisor, worker: str, work_pool: str, since: datetime, more: Sequence[Finding] = ()
+) -> WorkerHealth:
+    """What is known of a worker now. Asks Slurm's controller and its accounting once, by some short commands.
+
+    Args:
+        more: What else was found.
+    """
     session = supervisor.session
     tracker, statistics = session.tracker, session.tracker.statistics
     cluster = session.cluster
@@ -268,7 +277,7 @@ async def look(supervisor: Supervisor, worker: str, work_pool: str, since: datet
         work_pool=work_pool,
         cluster=cluster.name,
         since=since,
-        findings=tuple(findings),
+        findings=(*findings, *more),
         silence=tracker.problem if statuses else None,
         jobs=Counter(status.name if status else "Unknown" for status in statuses),
         queue=Counter(status.partition or "?" for status in statuses if status and status.phase is Phase.PENDING),

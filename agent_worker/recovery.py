@@ -13,9 +13,9 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
 from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.kinds import kind_of
 from agent_worker.runs import infrastructure_pid, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
-from jobbergate_flows.deployments import is_application
 
 _logger = logging.getLogger(__name__)
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
@@ -139,7 +139,22 @@ async def _take_up(
             pid = infrastructure_pid(supervisor.session.cluster.name, run.id)
             await client.update_flow_run(run.id, infrastructure_pid=pid)
     _logger.info("Taking up flow run %s again", run.id)
-    if is_application(deployment.entrypoint, deployment.pull_steps):
-        await supervisor.hold(run, "application", recovered=True)
-    else:
-        await supervisor.hold(run, "flow", await configure(run), recovered=True)
+    kind = kind_of(deployment.entrypoint, deployment.pull_steps)
+    match kind:
+        case "flow":
+            await supervisor.hold(run, kind, await configure(run), recovered=True)
+        case "application":
+            await supervisor.hold(run, kind, await _perhaps(configure, run), recovered=True)
+        case "submission":
+            await supervisor.hold(run, kind, recovered=True)
+
+
+async def _perhaps(
+    configure: Callable[[FlowRun], Awaitable[FlowJobConfiguration]], run: FlowRun
+) -> FlowJobConfiguration | None:
+    """What an application's run does not need for its job: only where it is mirrored."""
+    try:
+        return await configure(run)
+    except Exception:
+        _logger.exception("The job variables of run %s are not understood; what it submits is not mirrored", run.id)
+        return None

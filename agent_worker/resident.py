@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
@@ -15,7 +16,7 @@ from prefect.states import Crashed
 
 from agent_worker.engine import run_resident
 from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_run
-from jobbergate_flows.flows import run_application
+from jobbergate_flows.flows import CALL, run_application
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.ledger import Submission, SubmissionStatus
@@ -28,7 +29,11 @@ MAX_DEATHS = 20
 
 
 async def live(
-    flow_run: FlowRun, parameters: Mapping[str, Any] | None = None, *, recovered: bool = False
+    flow_run: FlowRun,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    flow: Flow[..., Any] = run_application,
+    recovered: bool = False,
 ) -> State[Any] | None:
     """Bring an application's run to its end, whatever happens to its coroutine on the way.
 
@@ -42,6 +47,7 @@ async def live(
     Args:
         flow_run: The run.
         parameters: What is run, where that was decided about; otherwise the run's own.
+        flow: What is run with them, where it is no application.
         recovered: Whether an earlier worker began it: the task runs of its first life are ended first.
     """
     deaths = 0
@@ -50,7 +56,7 @@ async def live(
             await end_task_runs(flow_run.id, "The worker was restarted; another task run goes on with this.")
         state: State[Any] | None = None
         try:
-            state = await _run_once(flow_run, flow_run.parameters if parameters is None else parameters)
+            state = await _run_once(flow, flow_run, flow_run.parameters if parameters is None else parameters)
             death: BaseException | None = None
         except Abort as error:
             death = error
@@ -96,7 +102,6 @@ async def finish_cancelling(session: ClusterSession, flow_run: FlowRun) -> None:
     for row in await session.cancel_flow_run(str(flow_run.id)):
         await _finish(session, flow_run, row)
     await mark_cancelled(flow_run.id, "Cancelled with its job")
-    await end_task_runs(flow_run.id, "The run was cancelled.")
 
 
 async def _finish(session: ClusterSession, flow_run: FlowRun, row: Submission) -> None:
@@ -108,12 +113,12 @@ async def _finish(session: ClusterSession, flow_run: FlowRun, row: Submission) -
         await session.mark_told(job)
 
 
-async def _run_once(flow_run: FlowRun, parameters: Mapping[str, Any]) -> State[Any]:
+async def _run_once(flow: Flow[..., Any], flow_run: FlowRun, parameters: Mapping[str, Any]) -> State[Any]:
     async with get_client() as client:
         name = (await client.read_flow(flow_run.flow_id)).name
     # The flow looks at its parameters itself: Prefect's validation would put blocks in the place of answers' "$ref".
-    flow = run_application.with_options(name=name, validate_parameters=False)
+    flow = flow.with_options(name=name, validate_parameters=False)
     flow_run_logger(flow_run, flow).debug("Running resident in the worker")
-    job = await (await session_for()).job_of(str(flow_run.id), "job")
+    job = await (await session_for()).job_of(str(flow_run.id), CALL)
     # Whose job exists is only followed, whatever the run asks for by now.
     return await run_resident(flow, flow_run, {} if job is not None else dict(parameters))

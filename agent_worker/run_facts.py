@@ -10,7 +10,7 @@ from agent_worker.identity.facts import Creator, RequestRefused, RunFacts
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,14 @@ class ReadRun:
     facts: RunFacts
     pin: str | None
     parameters: Mapping[str, Any]
+
+
+class RunOver(Exception):
+    """A run has no more to do, and how it ends."""
+
+    def __init__(self, state: State[Any]) -> None:
+        super().__init__(state.message)
+        self.state = state
 
 
 async def read_run_facts(

@@ -103,7 +103,11 @@ def may_be_killed(state: State[Any] | None) -> bool:
 
 
 async def mark_cancelled(flow_run_id: UUID, message: str) -> None:
-    """End a run as Cancelled, unless it has ended already."""
+    """End a run as Cancelled, unless it has ended already, and the task runs that it leaves.
+
+    Last of all the run: whoever dies before that is followed by another try.
+    """
+    await end_task_runs(flow_run_id, "The run was cancelled.")
     run = await read_run(flow_run_id)
     if run is not None and not (run.state and run.state.is_final()):
         await force_state(flow_run_id, Cancelled(message=message))

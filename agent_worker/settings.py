@@ -32,6 +32,27 @@ class WorkerSettings(ReportSettings):
         ge=5,
         description="Seconds between two words of the worker on how well it is; trouble is told sooner.",
     )
+    bridge: Literal["off", "service", "deployment"] = Field(
+        default="off",
+        description="Whether this worker stands in for jobbergate-agent, whose settings JOBBERGATE_AGENT_* it takes. "
+        "`service`: it looks for job submissions itself. `deployment`: a recurring deployment does, and the "
+        "worker only runs what that finds.",
+    )
+    bridge_env: str | None = Field(
+        default=None,
+        description="Path of the agent's .env; otherwise that of the agent's snap, or .env in the working directory.",
+    )
+    update_index: str | None = Field(
+        default=None,
+        description="The URL of this package's JSON page on a package index, where the worker looks once a day for a "
+        "newer version, of which it only tells. Empty: it does not look.",
+    )
+    jobbergate_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds between two looks for jobs that somebody has cancelled in Jobbergate, and between two "
+        "sendings of metrics there.",
+    )
     acting: Literal["none", "sudo", "root"] = Field(
         default="none",
         description="`none`: as the worker's own account. `sudo`: as others, through the installed deputy. "

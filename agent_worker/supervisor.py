@@ -22,16 +22,18 @@ from agent_worker import flow_jobs, resident
 from agent_worker.accounts import AccountSessions
 from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.jobbergate.submission import only_followed
+from agent_worker.kinds import submitted_as
 from agent_worker.runs import hand_back, may_be_killed
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
-from jobbergate_flows.slurm.session import ClusterSession
+from jobbergate_flows.slurm.session import ClusterSession, SessionObserver
 
 _logger = logging.getLogger(__name__)
 LEASE_SECONDS = 300
 _LEASE_RENEWAL_SECONDS = 60
 
-Kind = Literal["application", "flow", "cancelled", "ended"]
+Kind = Literal["application", "submission", "flow", "cancelled", "ended"]
 T = TypeVar("T")
 
 
@@ -53,8 +55,19 @@ class Supervisor:
     cancels nothing: the jobs go on, and the next worker takes the runs up again.
     """
 
-    def __init__(self, make_admission: Callable[[], Awaitable[Admission]]) -> None:
+    def __init__(
+        self,
+        make_admission: Callable[[], Awaitable[Admission]],
+        observer_of: Callable[[ClusterSession, FlowRun, str | None], SessionObserver] | None = None,
+    ) -> None:
+        """Make one, to be started.
+
+        Args:
+            make_admission: Makes who decides about runs, when it starts.
+            observer_of: Gives who hears of the jobs of a run, with the name of the Jobbergate API of its mirrors.
+        """
         self._make_admission = make_admission
+        self._observer_of = observer_of
         self._loop = asyncio.new_event_loop()
         self._thread: threading.Thread | None = None
         self._ready: Future[None] = Future()
@@ -127,7 +140,7 @@ class Supervisor:
         Args:
             kind: `cancelled` for a run that only waits for the end of its cancelled job, `ended` for one that is over
                 itself.
-            configuration: The job's configuration; for kind `flow` only.
+            configuration: The job's configuration; an application's run has of it only where it is mirrored.
             recovered: Whether an earlier worker began the run.
         """
 
@@ -149,25 +162,31 @@ class Supervisor:
     ) -> None:
         try:
             if kind == "cancelled":
-                await resident.finish_cancelling(await self.accounts.of_flow_run(str(flow_run.id)), flow_run)
+                await resident.finish_cancelling(await self._session_of(flow_run), flow_run)
                 return
             if kind == "ended":
                 await self._finish(flow_run)
                 return
             if not recovered:
                 # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
-                await self.session.mark_run_told(str(flow_run.id), kind)
-            admitted = await self.admission.admit(flow_run, kind, configuration)
+                await self.session.mark_run_told(str(flow_run.id), submitted_as(kind))
+            admitted = await self.admission.admit(flow_run, kind, configuration if kind == "flow" else None)
             if admitted is None:
                 return
             again = None
-            with using_session(admitted.session):
+            api = configuration.jobbergate if configuration is not None else None
+            with using_session(self._observed(admitted.session, flow_run, api)):
                 if kind == "application":
                     again = await resident.live(flow_run, admitted.parameters, recovered=recovered)
+                elif kind == "submission":
+                    # Admitted without a bridge is only who has its job already.
+                    submissions = self.admission.submissions
+                    flow = submissions.flow if submissions is not None else only_followed
+                    again = await resident.live(flow_run, admitted.parameters or {}, flow=flow, recovered=recovered)
                 elif configuration is not None:
                     again = await flow_jobs.live(flow_run, configuration)
             if again is not None:
-                await self._let_go(flow_run, kind, again)
+                await self._let_go(flow_run, submitted_as(kind), again)
         except asyncio.CancelledError:
             _logger.debug("Run %s was let go", flow_run.id)
         except BaseException:
@@ -177,14 +196,23 @@ class Supervisor:
 
     async def _finish(self, flow_run: FlowRun) -> None:
         """Bring what is left of a run that is over itself to its end; or the run to its next attempt."""
-        session = await self.accounts.of_flow_run(str(flow_run.id))
+        session = await self._session_of(flow_run)
         again = await flow_jobs.finish(session, flow_run) if may_be_killed(flow_run.state) else None
         if again is None:
             await resident.finish_jobs(session, flow_run)
         else:
             await self._let_go(flow_run, "flow", again)
 
-    async def _let_go(self, flow_run: FlowRun, kind: Kind, again: State[Any]) -> None:
+    async def _session_of(self, flow_run: FlowRun) -> ClusterSession:
+        """The session of a run that submits nothing more."""
+        return self._observed(await self.accounts.of_flow_run(str(flow_run.id)), flow_run, None)
+
+    def _observed(self, session: ClusterSession, flow_run: FlowRun, api: str | None) -> ClusterSession:
+        if self._observer_of is None:
+            return session
+        return session.observed(self._observer_of(session, flow_run, api))
+
+    async def _let_go(self, flow_run: FlowRun, kind: str, again: State[Any]) -> None:
         self._held[flow_run.id].leaving = True
         await hand_back(flow_run.id, again)
         # Not before: a run that is over, and whose job was told of, is nobody's.

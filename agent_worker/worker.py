@@ -21,12 +21,19 @@ from agent_worker.admission import Admission
 from agent_worker.cancellation import cancel, watch_for_cancellations
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration, SlurmVariables
 from agent_worker.health import HealthWatch, Pulse, hanging
+from agent_worker.jobbergate.bridge import Bridge
+from agent_worker.jobbergate.clients import JobbergateClients
+from agent_worker.jobbergate.mirror import add_mirror, observer_of
+from agent_worker.jobbergate.setup import agent_settings, make_bridge
+from agent_worker.jobbergate.tasks import TaskScheduler, site_tasks
+from agent_worker.kinds import Kind, kind_of
 from agent_worker.recovery import recover_runs
 from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
 from agent_worker.site import WorkerRefused, door_opener, rules_of
 from agent_worker.supervisor import Supervisor
-from jobbergate_flows.deployments import is_application
+from agent_worker.updates import DAY_SECONDS, UpdateWatch
+from jobbergate_flows.slurm.cluster import Finding
 from jobbergate_flows.slurm.command_cluster import CommandCluster
 from jobbergate_flows.slurm.connect import connect
 from jobbergate_flows.slurm.ledger import Ledger
@@ -63,7 +70,7 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         # Prefect's own worker starts all runs of a poll at once, and its server on SQLite then locks itself up.
         self._starting = asyncio.Semaphore(_STARTS_AT_ONCE)
         self.settings = WorkerSettings()
-        self.supervisor = Supervisor(self._make_admission)
+        self.supervisor = Supervisor(self._make_admission, observer_of)
         self.supervisor.add_service(
             lambda: watch_for_cancellations(self.supervisor, work_pool_name, self.settings.cancel_poll_seconds)
         )
@@ -78,18 +85,40 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         )
         self._pulse = Pulse()
         self.supervisor.add_service(self._pulse.beat)
+        self.bridge: Bridge | None = None
+        self._agent = agent_settings(self.settings) if self.settings.bridge != "off" else None
+        self._updates = self._update_watch()
         health = HealthWatch(
-            self.supervisor, self.name, work_pool_name, worker_resource(self), self.settings.health_seconds
+            self.supervisor,
+            self.name,
+            work_pool_name,
+            worker_resource(self),
+            self.settings.health_seconds,
+            self._more_findings,
         )
         self.supervisor.add_service(health.watch)
+        self.jobbergate_clients = JobbergateClients(self._agent.client if self._agent is not None else None)
+        agents_metrics = self._agent.metrics() if self._agent is not None else None
+        add_mirror(self.supervisor, self.jobbergate_clients, self.settings, agents_metrics)
+        if self._updates is not None:
+            self.supervisor.add_service(self._updates.watch)
+        self._tasks: TaskScheduler | None = None
+        if self.settings.bridge == "service":
+            self.supervisor.add_service(self._serve_bridge)
+            if tasks := site_tasks():
+                self._tasks = TaskScheduler(tasks)
 
     async def setup(self) -> None:
         """As Prefect does it, and start the supervisor."""
         await self.supervisor.start()
+        if self._tasks is not None:
+            self._tasks.start()
         await super().setup()
 
     async def teardown(self, *exc_info: Any) -> None:
         """As Prefect does it; the jobs go on, and the runs stay as they are for the next worker."""
+        if self._tasks is not None:
+            await asyncio.to_thread(self._tasks.stop)
         await self.supervisor.stop()
         await super().teardown(*exc_info)
 
@@ -116,10 +145,8 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         if configuration.missed(current, datetime.now(UTC)):
             await mark_cancelled(flow_run.id, f"Missed its start at {current.expected_start_time}")
         elif current.state is not None and current.state.is_pending():
-            if await self._is_application(current):
-                await self.supervisor.hold(current, "application")
-            else:
-                await self.supervisor.hold(current, "flow", configuration)
+            kind = await self._kind(current)
+            await self.supervisor.hold(current, kind, None if kind == "submission" else configuration)
         return JobbergateSlurmResult(status_code=0, identifier=pid)
 
     async def kill_infrastructure(
@@ -140,7 +167,8 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         runs = await super()._get_scheduled_flow_runs()
         if self._limit is None:
             return runs
-        # Who does not consent must not keep others' runs waiting; one that may go on is not held back then.
+        # Neither who does not consent nor an API that is down must keep others' runs waiting. One that may go on then
+        # is not held back.
         working = self.supervisor.held.keys() - self.supervisor.admission.asking
         free = self._limit - len(working) - len(self._submitting_flow_run_ids)
         return runs[: max(free, 0)]
@@ -155,11 +183,26 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
                 worker_id=self.backend_id,
             )
 
-    async def _is_application(self, flow_run: FlowRun) -> bool:
+    async def _kind(self, flow_run: FlowRun) -> Kind:
         if flow_run.deployment_id is None:
-            return False
+            return "flow"
         deployment = await self.client.read_deployment(flow_run.deployment_id)
-        return is_application(deployment.entrypoint, deployment.pull_steps)
+        return kind_of(deployment.entrypoint, deployment.pull_steps)
+
+    async def _serve_bridge(self) -> None:
+        assert self.bridge is not None
+        await self.bridge.serve()
+
+    def _update_watch(self) -> UpdateWatch | None:
+        if self.settings.update_index is None:
+            return None
+        seconds = self._agent.task_self_update_interval_seconds if self._agent is not None else None
+        return UpdateWatch(self.settings.update_index, worker_resource(self), seconds or DAY_SECONDS)
+
+    def _more_findings(self) -> list[Finding]:
+        bridge = self.bridge if self.settings.bridge == "service" else None
+        found = [bridge.finding if bridge else None, self._updates.finding if self._updates else None]
+        return [finding for finding in found if finding is not None]
 
     async def _make_admission(self) -> Admission:
         settings = self.settings
@@ -182,7 +225,10 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
             open_door,
             settings.slurm_conf or os.environ.get("SLURM_CONF"),
         )
-        return Admission(accounts, rules, self._work_pool_name)
+        if self._agent is not None:
+            self.bridge = make_bridge(self._agent, rules, accounts, self._work_pool_name)
+        submissions = self.bridge.submissions if self.bridge is not None else None
+        return Admission(accounts, rules, self._work_pool_name, submissions)
 
 
 def worker_resource(worker: JobbergateSlurmWorker) -> dict[str, str]:

@@ -44,6 +44,8 @@ from jobbergate_flows.tasks import (
 
 ENTRYPOINT = "jobbergate_flows.flows.run_application"
 """The entrypoint of a deployed application. Our worker runs what has it resident, in its own process."""
+CALL = "job"
+"""The key of the one submission of a run that is about one job."""
 
 _PARAMETERS = """
     Args:
@@ -64,12 +66,28 @@ async def _run(
     job_name: str,
     retries: Any,
 ) -> State[Any]:
+    async def submit() -> SlurmJob:
+        script = await arender_job_script(await load(), answers or {}, job_name=job_name or None)
+        job: SlurmJob = await asubmit_job_script(
+            script, resources=resources, directory=directory, key=CALL, retries=retries
+        )
+        return job
+
+    return await run_job(submit)
+
+
+async def run_job(submit: Callable[[], Awaitable[SlurmJob]]) -> State[Any]:
+    """Submit the one job of this flow run, follow it to its end and publish what it left.
+
+    Args:
+        submit: Submits it with `CALL` as its key. It is not called where an earlier life of the run has done that.
+
+    Returns:
+        The run's state, as the job ended; or the one in which it waits for its next attempt.
+    """
     try:
         # What an earlier life of the run submitted is only followed: its code has run already, and may be gone.
-        job = await _submitted_before()
-        if job is None:
-            script = await arender_job_script(await load(), answers or {}, job_name=job_name or None)
-            job = await asubmit_job_script(script, resources=resources, directory=directory, key="job", retries=retries)
+        job = await _submitted_before() or await submit()
     except SubmissionCancelled as error:
         return Cancelled(message=str(error))
     except JobbergateFlowsError as error:
@@ -92,7 +110,7 @@ async def _submitted_before() -> SlurmJob | None:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return None
-    return await (await session_for()).job_of(str(context.flow_run.id), "job")
+    return await (await session_for()).job_of(str(context.flow_run.id), CALL)
 
 
 async def _run_stored(
@@ -238,4 +256,4 @@ def _with_form(application: Application) -> Callable[..., Awaitable[State[Any]]]
     return run
 
 
-__all__ = ["ENTRYPOINT", "ApplicationFlow", "SlurmResources", "application_flow", "form_of"]
+__all__ = ["CALL", "ENTRYPOINT", "ApplicationFlow", "SlurmResources", "application_flow", "form_of", "run_job"]

@@ -64,7 +64,8 @@ class Outbox(ABC, Generic[T]):
             try:
                 await asyncio.wait_for(self._arrived.wait(), _IDLE_SECONDS)
             except TimeoutError:
-                return False
+                # In the same turn of the loop something may have arrived.
+                return bool(self._waiting)
         return True
 
     def _ended(self, sending: asyncio.Task[None]) -> None:

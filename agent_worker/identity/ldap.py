@@ -8,7 +8,7 @@ import ssl
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -40,6 +40,7 @@ class LdapSettings:
         filter: An LDAP filter with `{identity}` where the identity goes, escaped: `(mail={identity})`.
         attribute: The attribute that holds the account's name.
         bind_dn, password_file: Whom to bind as; without them, anonymously.
+        password: Instead of a file.
         start_tls: Whether to turn an `ldap://` connection into an encrypted one.
         ca_file: The certificates of who may vouch for the server; otherwise the system's.
         timeout: Seconds for connecting, and for each answer; at least one.
@@ -56,6 +57,7 @@ class LdapSettings:
     ca_file: Path | None = None
     timeout: int = 5
     expiry: float = 300.0
+    password: str | None = field(default=None, repr=False)
 
 
 class LdapMapper:
@@ -128,7 +130,7 @@ class LdapMapper:
         return ldap3.Connection(
             server,
             user=settings.bind_dn,
-            password=_password(settings.password_file),
+            password=settings.password or _password(settings.password_file),
             authentication=ldap3.SIMPLE if settings.bind_dn else ldap3.ANONYMOUS,
             auto_bind=ldap3.AUTO_BIND_TLS_BEFORE_BIND if settings.start_tls else ldap3.AUTO_BIND_NO_TLS,
             receive_timeout=settings.timeout,
@@ -162,7 +164,7 @@ def _check(settings: LdapSettings) -> None:
         raise MapperBroken("the timeout is shorter than a second", where=where, hint="give whole seconds")
     if settings.filter.count("{identity}") != 1:
         raise MapperBroken("the filter does not say where the identity goes", where=where, hint="(mail={identity})")
-    if (settings.bind_dn is None) != (settings.password_file is None):
+    if (settings.bind_dn is None) != (settings.password_file is None and not settings.password):
         raise MapperBroken("who to bind as and the password's file go together", where=where)
     address = urlsplit(settings.url)
     if address.scheme not in ("ldap", "ldaps", "ldapi"):

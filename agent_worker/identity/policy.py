@@ -151,7 +151,17 @@ def decide(
         consent: The file of the user whose run it is; looked at only where the policy wants it.
         now: The time, with its zone.
     """
-    owner = owner_of(facts, policy, bindings, mapped)
+    return consented(facts, policy, owner_of(facts, policy, bindings, mapped), consent, now)
+
+
+def consented(
+    facts: RunFacts, policy: IdentityPolicy, owner: Allowed | Denied, consent: Consent, now: datetime
+) -> Decision:
+    """Whether a run whose owner is known may go on: see `decide`.
+
+    Args:
+        owner: Whose run it is, and by what.
+    """
     if isinstance(owner, Denied) or not policy.consent:
         return owner
     try:

@@ -130,7 +130,7 @@ def write_files(
             with _refusing(where), _folder_of(base, path, directory, mask, own=not in_place) as folder:
                 assert folder is not None
                 with _written(folder, contents[path], 0o666 & ~mask) as temporary:
-                    _move(folder, temporary, name, there, where)
+                    _move(folder, temporary, name, there, where, digest_of(contents[path]))
     return {path: digest_of(content) for path, content in contents.items()}
 
 
@@ -390,18 +390,27 @@ def _written(folder: int, content: bytes, mode: int) -> Iterator[str]:
             os.unlink(temporary, dir_fd=folder)
 
 
-def _move(folder: int, temporary: str, name: str, there: str | None, where: str) -> None:
-    """Give the file its name, unless somebody has put another one there since it was looked at."""
+def _move(folder: int, temporary: str, name: str, there: str | None, where: str, same: str | None = None) -> None:
+    """Give the file its name, unless somebody has put another one there since it was looked at.
+
+    Args:
+        same: The digest of one that will do in its place: several may write the same files into one directory at once.
+    """
     if there is None:
         try:
             os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
             return
         except FileExistsError as error:
+            if same is not None and _digest_at(folder, name, where) == same:
+                return
             raise _not_ours(where) from error
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-    if _digest_at(folder, name, where) != there:
+    now = _digest_at(folder, name, where)
+    if same is not None and now == same:
+        return
+    if now != there:
         raise _not_ours(where)
     os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
 

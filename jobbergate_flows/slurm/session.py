@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from pathlib import PurePath, PurePosixPath
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from jobbergate_flows.applications.isolation import Serve
 from jobbergate_flows.slurm.cluster import Cluster, JobDetails
@@ -41,6 +41,19 @@ RECORDS_SECONDS = 300.0
 """So long accounting is waited for before it is decided without it whether a job is submitted again."""
 _OUTPUT_SECONDS = 3.0
 _ACCOUNTING_TRIES = 4
+
+
+class SessionObserver(Protocol):
+    """Somebody who wants to know what becomes of a session's jobs. An error of his is logged, and holds up nothing."""
+
+    async def submitting(self, order: SubmissionOrder) -> None:
+        """An order is about to be submitted; it may have been before."""
+
+    async def submitted(self, order: SubmissionOrder, job: SlurmJob) -> None:
+        """Slurm has an order's job. Not told where the program dies just then; `told` is."""
+
+    async def told(self, job: SlurmJob, status: JobStatus) -> None:
+        """A followed job has come to that; the first one after a restart may have been told before."""
 
 
 class ClusterSession:
@@ -76,6 +89,7 @@ class ClusterSession:
         self.output_limits = output_limits
         self._vet: Callable[[SubmissionOrder], Awaitable[None]] | None = None
         self._submitted: Callable[[SlurmJob], Awaitable[None]] | None = None
+        self._observer: SessionObserver | None = None
 
     def watched(
         self, *, vet: Callable[[SubmissionOrder], Awaitable[None]], submitted: Callable[[SlurmJob], Awaitable[None]]
@@ -88,6 +102,12 @@ class ClusterSession:
         """
         session = copy(self)
         session._vet, session._submitted = vet, submitted
+        return session
+
+    def observed(self, observer: SessionObserver) -> ClusterSession:
+        """This session for one run, of whose jobs somebody is told."""
+        session = copy(self)
+        session._observer = observer
         return session
 
     def following(self) -> ClusterSession:
@@ -123,7 +143,9 @@ class ClusterSession:
             if there is not None and there.job is not None:
                 return there.job
             await self._vet(order)
+        await self._observe(lambda observer: observer.submitting(order))
         job = await submit_once(self.cluster, self.ledger, order, on_wait=on_wait, grace=self._grace)
+        await self._observe(lambda observer: observer.submitted(order, job))
         if self._submitted is not None:
             await self._submitted(job)
         return job
@@ -184,6 +206,8 @@ class ClusterSession:
                         # Not cancelled: what was read already would be lost.
                         ending.set()
                         await delivering
+                    seen = status
+                    await self._observe(lambda observer: observer.told(job, seen))  # noqa: B023
                     if on_status is not None:
                         await on_status(status)
                     if status.final:
@@ -357,6 +381,14 @@ class ClusterSession:
         for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
             if row.kind == kind and row.status is SubmissionStatus.FINAL and row.job is not None and not row.told:
                 await self.mark_told(row.job)
+
+    async def _observe(self, tell: Callable[[SessionObserver], Awaitable[None]]) -> None:
+        if self._observer is None:
+            return
+        try:
+            await tell(self._observer)
+        except Exception:
+            _logger.exception("The observer of a run's jobs failed")
 
     async def remove_secret(self, job: SlurmJob) -> None:
         """Remove the file that held what must not be in the script, or see to it that the log names it."""

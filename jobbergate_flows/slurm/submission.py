@@ -16,6 +16,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePath, PurePosixPath
+from weakref import WeakKeyDictionary
+
+from cachetools import LRUCache
 
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.errors import JobbergateFlowsError
@@ -48,6 +51,7 @@ _LOOK_SECONDS = 2.0
 _HELD_SECONDS = (30.0, 60.0, 120.0, 300.0)
 _CLAIM_SECONDS = 0.5
 _UNTRUE_ANSWERS = 3
+_MAX_DIRECTORIES = 10_000
 _PLACE = ("account", "partition", "qos", "reservation")
 _WITNESS_NAME = "jobbergate-flows-witness"
 # Below, the controller itself remembers a job; above, accounting may have forgotten it.
@@ -371,10 +375,15 @@ class _Submitting:
     async def _write_files(self, row: Submission) -> None:
         order = self._order
         files = {**order.script.files, order.script_file: order.script.text}
-        ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
+        writers = _Writers.of(row.cluster, row.directory) if order.in_place else _Writers()
         try:
-            written = await self._cluster.write_files(row.directory, files, ours=ours, in_place=order.in_place)
-            await asyncio.to_thread(self._ledger.mark_written, row.key, written)
+            # One after the other in each directory: who writes knows then what the others wrote.
+            async with writers.turn:
+                ours = await asyncio.to_thread(self._ledger.files_we_wrote, row.cluster, row.directory)
+                ours |= writers.wrote
+                written = await self._cluster.write_files(row.directory, files, ours=ours, in_place=order.in_place)
+                await asyncio.to_thread(self._ledger.mark_written, row.key, written)
+                writers.wrote |= written
             if order.secret is not None and row.secret_path is not None:
                 try:
                     await self._cluster.write_secret(row.directory, order.secret)
@@ -428,6 +437,23 @@ class _Submitting:
         if why != self._told:
             self._told = why
             self._on_wait(why)
+
+
+@dataclass
+class _Writers:
+    """Who writes into one directory, and what was written there last: the ledger has that in the order of intents."""
+
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wrote: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, cluster: str, directory: str) -> _Writers:
+        """Those of this event loop."""
+        known = _writers.setdefault(asyncio.get_running_loop(), LRUCache(_MAX_DIRECTORIES))
+        return known.setdefault((cluster, directory), cls())
+
+
+_writers: WeakKeyDictionary[asyncio.AbstractEventLoop, LRUCache[tuple[str, str], _Writers]] = WeakKeyDictionary()
 
 
 async def _find_for(

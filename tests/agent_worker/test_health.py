@@ -47,6 +47,7 @@ NO_ACCOUNTING = replace(
     silence="sacct: Connection refused",
 )
 RESOURCE = {"prefect.resource.id": "prefect.worker.jobbergate-slurm.hpc-slurm"}
+HANGING = "prefect.worker.jobbergate-slurm.hangs"
 
 
 def test_a_worker_whose_cluster_answers_is_well() -> None:
@@ -144,7 +145,7 @@ async def test_a_worker_tells_how_it_is_and_its_health_check_when_its_runs_hang(
         pool = await client.create_work_pool(WorkPoolCreate(name="hanging", type="jobbergate-slurm"))
     worker.start()
     try:
-        (said,) = await await_events("its first word", name="slurm.worker.*")
+        (said,) = await await_events("its first word", resource=HANGING, name="slurm.worker.*")
         await await_until(lambda: _answers(port, 200), 20, "the health check")
         program.with_suffix(".hangs").touch()
         assert worker.process is not None
@@ -156,10 +157,8 @@ async def test_a_worker_tells_how_it_is_and_its_health_check_when_its_runs_hang(
         worker.stop()
 
     # By this an automation knows that its silence is meant.
-    (stopped,) = await await_events("its last word", name="prefect.worker.stopped")
-    assert stopped["resource"]["prefect.resource.id"] == said["resource"]["prefect.resource.id"]
+    assert len(await await_events("its last word", resource=HANGING, name="prefect.worker.stopped")) == 1
     assert said["event"] == HEALTHY
-    assert said["resource"]["prefect.resource.id"] == "prefect.worker.jobbergate-slurm.hangs"
     assert [entry["prefect.resource.id"] for entry in said["related"]] == [f"prefect.work-pool.{pool.id}"]
     async with get_client() as client:
         (artifact,) = await client.read_artifacts(

@@ -93,7 +93,8 @@ async def test_an_answer_that_names_something_of_prefects_is_that_text_and_not_w
 
     ended = await workshop.end(run_id)
     assert ended.state_name == "Failed"
-    assert ("word" if inside else next(iter(reference))) in message(ended)
+    # A server on PostgreSQL keeps no order.
+    assert any(f"answers.{name}:" in message(ended) for name in (["word"] if inside else reference))
     assert "resolve" not in message(ended)
 
 

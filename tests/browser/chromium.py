@@ -20,7 +20,7 @@ from tests.cluster.waiting import wait_until
 T = TypeVar("T")
 
 WIDTH = 1400
-_PATIENCE = 30
+_PATIENCE = 60
 _PROGRAMS = ("chromium", "chromedriver")
 _FLAGS = (
     "--headless",

@@ -190,6 +190,6 @@ async def _new_run(deployment: UUID, submit: Callable[[], str]) -> FlowRun:
     async def made() -> FlowRun | None:
         return next((run for run in await runs_of(deployment) if run.id not in known), None)
 
-    run = await await_until(made, 20, "the run that was submitted")
+    run = await await_until(made, 120, "the run that was submitted")
     assert run is not None
     return run

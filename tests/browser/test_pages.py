@@ -26,7 +26,7 @@ from tests.cluster.influxdb import DATABASE, InfluxServer
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.site import Site, message, script_application
 from tests.cluster.slurm import SlurmCluster
-from tests.cluster.waiting import await_until
+from tests.cluster.waiting import await_until, wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.slurm]
 
@@ -64,17 +64,20 @@ async def artifact(run_id: UUID, name: str) -> Artifact:
             )
         return [one for one in found if str(one.key).endswith(f"-{name}")]
 
-    [found] = await await_until(there, 60, f"the page {name}")
+    [found] = await await_until(there, 120, f"the page {name}")
     return found
 
 
 async def latest(key: str) -> Artifact:
-    """The newest artifact of a key."""
-    async with get_client() as client:
-        found = await client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])), sort=ArtifactSort.CREATED_DESC, limit=1
-        )
-    return found[0]
+    """The newest artifact of a key, once there is one."""
+
+    async def there() -> list[Artifact]:
+        only = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        async with get_client() as client:
+            return await client.read_artifacts(artifact_filter=only, sort=ArtifactSort.CREATED_DESC, limit=1)
+
+    [found] = await await_until(there, 120, f"an artifact {key}")
+    return found
 
 
 async def test_a_running_jobs_page_shows_what_squeue_and_tail_would(
@@ -87,7 +90,7 @@ async def test_a_running_jobs_page_shows_what_squeue_and_tail_would(
     async def said() -> bool:
         return any("step 3 of 9" in page for page in await site.pages(run_id, "live"))
 
-    await await_until(said, 60, "the output on the page")
+    await await_until(said, 120, "the output on the page")
     page = await artifact(run_id, "live")
     text = browser.open(f"{prefect_server.url}/artifacts/artifact/{page.id}", "The last lines of its output", "Nodes")
     if pictures:
@@ -193,12 +196,10 @@ async def test_a_jobs_plots_are_drawn_in_the_ui(
 
     plots = await artifact(run_id, "plots")
     browser.open(f"{prefect_server.url}/artifacts/artifact/{plots.id}", "Metrics of job")
-    drawn = browser.driver.execute_script(
-        "return [...document.querySelectorAll('img')].map(image => [image.alt, image.naturalWidth])"
-    )
+    drawn = "return [...document.querySelectorAll('img')].filter(image => image.naturalWidth > 0).length"
+    wait_until(lambda: browser.driver.execute_script(drawn) >= 3, 120, "three drawn plots")
     if pictures:
         browser.screenshot(pictures / "plots.png", 1500)
-    assert len([alt for alt, width in drawn if width > 0]) >= 3, drawn
     assert all(len(part) < 200_000 for part in str(plots.data).split("](data:")[1:])
     efficiency = await artifact(run_id, "efficiency")
     browser.open(f"{prefect_server.url}/artifacts/artifact/{efficiency.id}", "CPU efficiency", "of 500 MiB")

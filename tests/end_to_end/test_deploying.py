@@ -143,7 +143,7 @@ async def test_the_same_deployment_runs_on_a_process_worker_without_ours(site: S
 @pytest.mark.slurm
 async def test_a_served_flow_chains_two_jobs(site: Site, tmp_path: Path) -> None:
     with serving(site, tmp_path, "examples/chain_two_jobs.py"):
-        deployment = await await_until(lambda: _deployment("chain-two-jobs/chain-two-jobs"), 60, "the served flow")
+        deployment = await await_until(lambda: _deployment("chain-two-jobs/chain-two-jobs"), 120, "the served flow")
         assert deployment
         run_id = await site.start(deployment, directory=str(site.jobs))
         run = await site.end(run_id, 120)
@@ -166,7 +166,7 @@ async def test_flow_serve_shows_the_same_form_and_its_runs_complete(site: Site, 
     )
     deployed = await site.deploy(Application.from_path(STUDY), name="by-python")
     with serving(site, tmp_path, str(program), str(STUDY)):
-        deployment = await await_until(lambda: _deployment("parameter-study/served"), 60, "the served application")
+        deployment = await await_until(lambda: _deployment("parameter-study/served"), 120, "the served application")
         assert deployment
         served, by_python = await read("parameter-study/served"), await read("parameter-study/by-python")
         assert served.work_pool_name is None
@@ -201,7 +201,7 @@ async def test_a_concurrency_limit_holds_through_queued_and_running(site: Site, 
     await site.until(second, "AwaitingConcurrencySlot")
     (held,) = site.submissions(first)
     site.slurm.run("scontrol", "release", held.job_id or "")
-    await await_until(lambda: _runs(site, first), 60, "the job to run")
+    await await_until(lambda: _runs(site, first), 120, "the job to run")
     assert (await site.run(second)).state_name == "AwaitingConcurrencySlot"
     assert site.submissions(second) == []
     go_on.touch()
@@ -214,9 +214,9 @@ async def test_a_scheduled_start_that_comes_too_late_is_not_made_up_for(site: Si
     application = script_application(tmp_path, "recurring", "#!/bin/bash\ntrue\n")
     site.worker.stop()
     deployed = await site.deploy(application, interval=2, job_variables={"start_within": 3})
-    scheduled = await await_until(lambda: _scheduled(deployed.id), 60, "scheduled runs")
+    scheduled = await await_until(lambda: _scheduled(deployed.id), 120, "scheduled runs")
     (first,) = scheduled
-    await await_until(lambda: _late(first.id), 60, "a run that is late")
+    await await_until(lambda: _late(first.id), 120, "a run that is late")
     async with get_client() as client:
         await client.pause_deployment(deployed.id)
     site.worker.start()

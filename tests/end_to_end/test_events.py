@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import dropwhile, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,7 +22,7 @@ from tests.cluster.waiting import await_until
 from tests.end_to_end.flows import deploy_flow
 
 
-async def events_of(site: Site, run_id: UUID, last: str, timeout: float = 30) -> list[dict[str, Any]]:
+async def events_of(site: Site, run_id: UUID, last: str, timeout: float = 120) -> list[dict[str, Any]]:
     """The events of a run's jobs, once the last one is there."""
 
     def there(events: Sequence[dict[str, Any]]) -> bool:
@@ -39,12 +42,12 @@ async def test_an_applications_job_is_told_from_the_queue_to_its_end_also_by_the
     deployed = await site.deploy(script_application(tmp_path, "told", script, questions), tags=["harbour"])
     held = {"extra": {"hold": ""}}
     run_id = await site.start(deployed, resources=held, answers={"word": "confidential"})
-    await events_of(site, run_id, "needs-attention", 60)
+    await events_of(site, run_id, "needs-attention", 120)
     await site.logged(run_id, "JobHeldUser")
     site.worker.kill()
     site.worker.start()
     (submission,) = site.submissions(run_id)
-    await await_until(lambda: _followed_twice(site, run_id), 60, "the second worker to follow the job")
+    await await_until(lambda: _followed_twice(site, run_id), 120, "the second worker to follow the job")
     site.slurm.run("scontrol", "release", submission.job_id or "")
     # The worker may look at Slurm once a minute only.
     await events_of(site, run_id, "running", 120)
@@ -77,10 +80,10 @@ async def test_a_requeued_array_that_is_cancelled_while_its_worker_is_away(site:
     script = "#!/bin/bash\n#SBATCH --array=0-2\nsleep 300\n"
     deployed = await site.deploy(script_application(tmp_path, "array-told", script))
     run_id = await site.start(deployed, resources={"requeue": True})
-    (running, *_) = [event for event in await events_of(site, run_id, "running", 60) if "running" in event["event"]]
+    (running, *_) = [event for event in await events_of(site, run_id, "running", 120) if "running" in event["event"]]
     (submission,) = site.submissions(run_id)
     site.slurm.run("scontrol", "requeue", submission.job_id or "")
-    await events_of(site, run_id, "requeued", 90)
+    await events_of(site, run_id, "requeued", 150)
     site.worker.kill()
     await site.cancel(run_id)
     site.worker.start()
@@ -111,18 +114,26 @@ async def test_an_ordinary_flows_job_is_told_too(site: Site, tmp_path: Path) -> 
 async def test_a_worker_says_when_slurm_is_away_and_when_it_is_back(site: Site) -> None:
     worker = f"prefect.worker.jobbergate-slurm.{slugify(f'{socket.gethostname()} {site.pool}')}"
     asked: Any = {"resource": worker, "name": "slurm.worker.*"}
-    before = len(await await_events("its first word", **asked))
+    await await_events("its first word", **asked)
+    asked["since"] = datetime.now(UTC)
     site.slurm.stop_service("slurmctld")
     try:
-        found = await await_events("trouble", lambda events: len(events) > before, timeout=90, **asked)
-        assert found[before]["event"] == "slurm.worker.unhealthy"
-        assert "slurmctld" in found[before]["payload"]["summary"]
-        await await_until(lambda: _artifact_says(worker, "**not well**"), 30, "the artifact")
+        [away] = troubles(await await_events("trouble", troubles, timeout=150, **asked))
+        assert away["event"] == "slurm.worker.unhealthy"
+        assert "slurmctld" in away["payload"]["summary"]
+        await await_until(lambda: _artifact_says(worker, "**not well**"), 120, "the artifact")
     finally:
         site.slurm.start_service("slurmctld")
-    found = await await_events("the end of it", lambda events: len(events) > before + 1, timeout=90, **asked)
-    assert found[before + 1]["event"] == "slurm.worker.healthy"
-    assert found[before + 1]["related"][0]["prefect.resource.name"] == site.pool
+    found = await await_events("the end of it", lambda events: len(troubles(events)) > 1, timeout=150, **asked)
+    [_, back] = troubles(found)
+    assert back["event"] == "slurm.worker.healthy"
+    assert back["related"][0]["prefect.resource.name"] == site.pool
+
+
+def troubles(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Where a worker's health turned, from its first trouble on: each minute it says the same once more."""
+    turns = [next(same) for _, same in groupby(events, itemgetter("event"))]
+    return list(dropwhile(lambda event: event["event"] == "slurm.worker.healthy", turns))
 
 
 async def _artifact_says(worker: str, text: str) -> bool:

@@ -36,7 +36,7 @@ async def test_a_flow_runs_on_a_node_with_its_environment_and_leaves_no_secret(s
     assert (await site.artifacts(run_id))["job-script"].count("prefect flow-run execute") == 1
     assert "se'cret" not in (await site.artifacts(run_id))["job-script"]
     # The flow told its end a moment before its job's.
-    await await_until(lambda: _is_gone(Path(submission.secret_path or "")), 30, "the removal of the secrets")
+    await await_until(lambda: _is_gone(Path(submission.secret_path or "")), 150, "the removal of the secrets")
     assert "Requeue=0" in site.slurm.run("scontrol", "show", "job", submission.job_id or "")
 
 
@@ -56,9 +56,9 @@ async def test_a_flow_that_fails_or_is_killed_ends_its_run(
 async def test_cancelling_a_running_flow_cancels_its_job(site: Site, tmp_path: Path) -> None:
     marker = tmp_path / "runs"
     run_id = await site.start(await deploy_flow(site, tmp_path), how="sleep", marker=str(marker))
-    await await_until(lambda: _exists(marker), 90, "the flow to run")
+    await await_until(lambda: _exists(marker), 150, "the flow to run")
     await site.cancel(run_id)
-    run = await site.end(run_id, CANCEL_SECONDS)
+    run = await site.settled(run_id, CANCEL_SECONDS)
     assert run.state_name == "Cancelled"
     (submission,) = site.submissions(run_id)
     assert site.slurm.run("sacct", "-X", "-n", "-P", "-o", "State", "-j", submission.job_id or "").startswith(

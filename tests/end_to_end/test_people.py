@@ -229,7 +229,7 @@ async def test_a_cancelled_run_cancels_its_owners_job(by_root: SharedSite, tmp_p
     async def on_node() -> bool:
         return any("node1" in (state.message or "") for state in await by_root.states(run_id))
 
-    await await_until(on_node, 60, "the job to run")
+    await await_until(on_node, 120, "the job to run")
     await by_root.cancel(run_id)
     assert (await by_root.end(run_id, 30)).state_name == "Cancelled"
     assert by_root.job(run_id)[0] == "bob"
@@ -366,7 +366,7 @@ async def test_an_ordinary_flow_runs_only_where_the_table_says_so_and_then_as_it
     assert (user, directory.owner()) == ("bob", "bob")
     assert await by_root.logged(run_id, "setting se'cret")
     secret = directory / ".environment"
-    await await_until(lambda: asyncio.to_thread(lambda: not secret.exists()), 30, "the removal of the secrets")
+    await await_until(lambda: asyncio.to_thread(lambda: not secret.exists()), 150, "the removal of the secrets")
 
 
 async def test_by_sudo_a_running_flows_secrets_are_in_its_owners_own_file_and_nowhere_else(
@@ -397,7 +397,7 @@ async def _look_for_secrets(site: SharedSite) -> None:
     (folder / "told").chmod(0o777)
     marker = folder / "told" / "runs"
     run_id = await site.start(deployment, how="sleep", marker=str(marker))
-    await await_until(lambda: asyncio.to_thread(marker.exists), 90, "the flow to run")
+    await await_until(lambda: asyncio.to_thread(marker.exists), 150, "the flow to run")
 
     _, directory = site.job(run_id)
     written = (site.folder.parent, site.slurm.folder, Path("/home"))
@@ -407,4 +407,4 @@ async def _look_for_secrets(site: SharedSite) -> None:
     assert await asyncio.to_thread(command_lines_with_secrets) == []
 
     await site.cancel(run_id)
-    assert (await site.end(run_id, 60)).state_name == "Cancelled"
+    assert (await site.settled(run_id, 120)).state_name == "Cancelled"

@@ -89,7 +89,7 @@ async def began(folder: Path, megabytes: int) -> str:
     async def there() -> list[Path]:
         return await asyncio.to_thread(lambda: list(folder.glob(f"began-*-{megabytes}")))
 
-    [marker] = await await_until(there, 90, f"a job with {megabytes} MB")
+    [marker] = await await_until(there, 150, f"a job with {megabytes} MB")
     return marker.name.split("-")[1]
 
 
@@ -189,7 +189,7 @@ async def test_after_a_failed_node_the_job_runs_on_another(two_nodes: Site, tmp_
     async def on_the_first() -> bool:
         return (tmp_path / "on-node1").exists()
 
-    await await_until(on_the_first, 60, "the job on node1")
+    await await_until(on_the_first, 120, "the job on node1")
     await site.until(run_id, "Running")
     await asyncio.to_thread(site.slurm.lose_node)
     await site.until(run_id, "AwaitingRetry", "Queued", "Completed")
@@ -216,7 +216,7 @@ async def test_a_preempted_job_runs_again_as_it_was(two_nodes: Site, tmp_path: P
 """
     deployed = await site.deploy(script_application(tmp_path, tmp_path.name, script))
     run_id = await site.start(deployed, retries=THREE)
-    await await_until(lambda: asyncio.to_thread((tmp_path / "began").exists), 60, "the first attempt")
+    await await_until(lambda: asyncio.to_thread((tmp_path / "began").exists), 120, "the first attempt")
     await site.until(run_id, "Running")
     urgent = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true"]
     await asyncio.to_thread(site.slurm.run, *urgent)
@@ -320,7 +320,7 @@ async def test_a_flows_job_that_was_killed_for_its_memory_runs_again_with_more(
     async def running() -> bool:
         return (tmp_path / "began").exists()
 
-    await await_until(running, 90, "the flow")
+    await await_until(running, 150, "the flow")
     [first] = site.submissions(run_id)
     if not lives:
         site.worker.kill()
@@ -337,5 +337,5 @@ async def test_a_flows_job_that_was_killed_for_its_memory_runs_again_with_more(
     await site.cancel(run_id)
 
     assert shown.strip() == "2000M"
-    assert (await site.end(run_id)).state_name == "Cancelled"
+    assert (await site.settled(run_id)).state_name == "Cancelled"
     assert not await asyncio.to_thread(os.path.lexists, second.secret_path or "")

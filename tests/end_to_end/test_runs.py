@@ -76,17 +76,20 @@ async def test_an_array_with_one_failing_task_fails_and_counts_its_tasks(site: S
 async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its_nodes(
     site: Site, tmp_path: Path
 ) -> None:
-    deployed = await site.deploy(script_application(tmp_path, "held", "#!/bin/bash\nsleep 2\n"))
+    go_on = tmp_path / "go-on"
+    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    deployed = await site.deploy(script_application(tmp_path, "held", script))
     run_id = await site.start(deployed, resources={"extra": {"hold": ""}})
     queued = await site.until(run_id, "Held")
     assert queued.state_type is StateType.PENDING
     assert "JobHeldUser" in message(queued)
     (submission,) = site.submissions(run_id)
     site.slurm.run("scontrol", "release", submission.job_id or "")
+    running = await site.until(run_id, "Running")
+    assert "node1" in message(running)
+    go_on.touch()
     run = await site.end(run_id)
     assert run.state_name == "Completed"
-    running = [state for state in await site.states(run_id) if state.name == "Running" and state.message]
-    assert any("node1" in (state.message or "") for state in running)
 
 
 @pytest.mark.slurm

@@ -29,7 +29,7 @@ async def test_while_a_flow_runs_its_secrets_are_in_its_own_file_and_nowhere_els
     marker = tmp_path / "runs"
     deployment = await deploy_flow(site, tmp_path, env={"TOKEN": token})
     run_id = await site.start(deployment, how="sleep", marker=str(marker))
-    await await_until(lambda: asyncio.to_thread(marker.exists), 90, "the flow to run")
+    await await_until(lambda: asyncio.to_thread(marker.exists), 150, "the flow to run")
     (submission,) = site.submissions(run_id)
 
     # All that the worker, Slurm (its state and spool, with the job's script and environment) and the job have written.
@@ -39,8 +39,8 @@ async def test_while_a_flow_runs_its_secrets_are_in_its_own_file_and_nowhere_els
     assert await asyncio.to_thread(command_lines_with_secrets) == []
 
     await site.cancel(run_id)
-    assert (await site.end(run_id, 60)).state_name == "Cancelled"
-    await await_until(lambda: asyncio.to_thread(lambda: not found[0].exists()), 30, "the removal of the secrets")
+    assert (await site.settled(run_id, 120)).state_name == "Cancelled"
+    await await_until(lambda: asyncio.to_thread(lambda: not found[0].exists()), 150, "the removal of the secrets")
 
 
 @pytest.mark.slurm
@@ -73,4 +73,4 @@ async def test_whatever_becomes_of_a_run_it_tells_no_secret(
     async def all_is_gone() -> bool:
         return await asyncio.to_thread(holding_secrets, site.folder, site.slurm.folder) == []
 
-    await await_until(all_is_gone, 30, "no file with a secret")
+    await await_until(all_is_gone, 150, "no file with a secret")

@@ -486,25 +486,44 @@ def test_a_directory_that_is_swapped_for_a_link_after_the_check_is_not_followed(
     assert [path for path in (tmp_path / "other").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("before", [None, "ours"])
-def test_a_file_that_appears_or_changes_after_the_check_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
-) -> None:
-    ours = {}
-    if before:
-        (tmp_path / "a").write_text(before)
-        ours["a"] = digest_of(before.encode())
+@pytest.fixture(params=[None, "ours"])
+def ours(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """What the folder holds of ours: nothing, or a file `a`."""
+    if request.param is None:
+        return {}
+    (tmp_path / "a").write_text(request.param)
+    return {"a": digest_of(request.param.encode())}
+
+
+def somebody_writes(monkeypatch: pytest.MonkeyPatch, path: Path, text: str) -> None:
+    """Between the deputy's check and its own writing."""
     written = deputy._written
 
     def meddle(folder: int, content: bytes, mode: int) -> Any:
-        (tmp_path / "a").write_text("precious")
+        path.write_text(text)
         return written(folder, content, mode)
 
     monkeypatch.setattr(deputy, "_written", meddle)
+
+
+def test_a_file_that_appears_or_changes_after_the_check_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: dict[str, str]
+) -> None:
+    somebody_writes(monkeypatch, tmp_path / "a", "precious")
+
     with pytest.raises(Refused, match="not ours, or was changed"):
         deputy.write_files(str(tmp_path), {"a": "x"}, ours)
 
     assert (tmp_path / "a").read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_file_of_the_same_content_that_somebody_writes_meanwhile_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: dict[str, str]
+) -> None:
+    somebody_writes(monkeypatch, tmp_path / "a", "x")
+
+    assert deputy.write_files(str(tmp_path), {"a": "x"}, ours) == {"a": digest_of(b"x")}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -128,8 +128,9 @@ def command(tmp_path: Path) -> Callable[..., list[str]]:
         folder.mkdir(exist_ok=True)
         (folder / name).write_text(f"#!/bin/sh\n{text}\n")
         (folder / name).chmod(0o755)
-        for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            parent.chmod(0o755)
+        for parent in (tmp_path, *tmp_path.parents):
+            if parent.stat().st_mode & 0o005 != 0o005:
+                parent.chmod(0o755)
         return [str(folder), "/usr/bin", "/bin"]
 
     return put
@@ -399,9 +400,13 @@ async def test_an_endless_output_is_bounded_there_too(to: Open, accounts: Accoun
         await application(script=script).render_elsewhere(door.render, limits=Limits(output=1 << 20))
 
 
-@pytest.mark.parametrize(("ending", "said"), [("time.sleep(600)", "took longer"), ("os._exit(3)", "ended the process")])
+# Time enough to leave something behind.
+@pytest.mark.parametrize(
+    ("ending", "limits", "said"),
+    [("time.sleep(600)", Limits(seconds=5), "took longer"), ("os._exit(3)", Limits(), "ended the process")],
+)
 async def test_what_an_application_leaves_behind_ends_with_it(
-    own: Open, tmp_path: Path, ending: str, said: str
+    own: Open, tmp_path: Path, ending: str, limits: Limits, said: str
 ) -> None:
     note = tmp_path / "note"
     code = (
@@ -412,7 +417,7 @@ async def test_what_an_application_leaves_behind_ends_with_it(
     )
 
     with pytest.raises(ApplicationError, match=said):
-        await application(code).render_elsewhere(own(renderer=RENDERER).render, limits=Limits(seconds=2))
+        await application(code).render_elsewhere(own(renderer=RENDERER).render, limits=limits)
 
     assert not exists(f"/proc/{note.read_text()}")
 
@@ -635,15 +640,19 @@ async def test_answers_to_what_nobody_asked_end_it(own: Open) -> None:
     assert await door.home() == "/h"
 
 
-async def test_a_deputy_that_never_answers_is_ended(own: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobbergate_flows.slurm.deputy_door._SLACK_SECONDS", 0.2)
+@pytest.mark.parametrize(("name", "error"), [("sbatch", AnswerLost), ("scancel", ClusterUnreachable)])
+async def test_a_deputy_that_never_answers_is_ended(
+    own: Open, monkeypatch: pytest.MonkeyPatch, name: str, error: type[Exception]
+) -> None:
     # It gives up long after the worker should have: without the worker's limit this fails, and does not hang.
-    door = own(answering("time.sleep(20)"))
+    home = "json.dumps({'id': id, 'ok': {'home': '/h'}})"
+    door = own(answering(f"{home} if json.loads(line)['do'] == 'home' else time.sleep(20)"))
+    # For its start it has the time that any has.
+    await door.home()
+    monkeypatch.setattr("jobbergate_flows.slurm.deputy_door._SLACK_SECONDS", 0.2)
 
-    with pytest.raises(AnswerLost, match="did not answer"):
-        await sbatch(door, timeout=0.2)
-    with pytest.raises(ClusterUnreachable, match="did not answer"):
-        await door.run(("scancel", "1"), environment=NOTHING, timeout=0.2)
+    with pytest.raises(error, match="did not answer"):
+        await door.run((name,), environment=NOTHING, timeout=0.2)
 
 
 async def test_its_words_reach_no_terminal_as_commands(own: Open) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,13 @@ import pytest
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.slurm import patience
 from jobbergate_flows.slurm import session as session_module
-from jobbergate_flows.slurm.errors import ClusterUnreachable, JobNotFound, SubmissionCancelled, SubmissionHeld
+from jobbergate_flows.slurm.errors import (
+    ClusterUnreachable,
+    JobNotFound,
+    SubmissionCancelled,
+    SubmissionHeld,
+    SubmissionRefused,
+)
 from jobbergate_flows.slurm.jobs import AttemptEnd, JobStatus, Phase, SlurmJob, Unreachable
 from jobbergate_flows.slurm.ledger import Ledger, SubmissionStatus
 from jobbergate_flows.slurm.options import SlurmResources
@@ -25,13 +31,6 @@ from jobbergate_flows.slurm.steps import JobRecord
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
 from tests.cluster.waiting import await_until
 from tests.slurm.fakes import FaultyCluster, ScriptedCluster, a_job, a_row, raising
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger.open(tmp_path / "ledger.sqlite3")
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
@@ -99,6 +98,83 @@ async def test_a_job_is_followed_to_its_end_and_the_ledger_knows_it(
     assert row is not None
     assert (row.status, row.final_state, row.message) == (SubmissionStatus.FINAL, "Failed", final.message)
     assert sum(row.output_offsets.values()) == len("out\nerr\n")
+
+
+class Observer:
+    """Keeps what it is told, and fails if it is to."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        self.heard: list[str] = []
+        self._fails = fails
+
+    async def submitting(self, order: SubmissionOrder) -> None:
+        self._hear("submitting", order.key.token)
+
+    async def submitted(self, order: SubmissionOrder, job: SlurmJob) -> None:
+        self._hear("submitted", order.key.token, job.job_id)
+
+    async def told(self, job: SlurmJob, status: JobStatus) -> None:
+        self._hear(status.name, job.key, job.job_id)
+
+    def _hear(self, *words: str) -> None:
+        self.heard.append(" ".join(words))
+        if self._fails:
+            raise RuntimeError("nobody may notice")
+
+
+async def test_an_observer_hears_of_a_job_from_before_its_submission_to_its_end(
+    session: ClusterSession, site: Site
+) -> None:
+    observer = Observer()
+    order = site.order(await session.key("run", "script"), "true")
+
+    observed = session.observed(observer)
+    job = await observed.submit(order)
+    await observed.wait(job)
+
+    about = f"{job.key} {job.job_id}"
+    assert observer.heard[:2] == [f"submitting {job.key}", f"submitted {about}"]
+    assert observer.heard[-1] == f"Completed {about}"
+    before = list(observer.heard)
+    await session.submit(site.order(await session.key("other", "script"), "true"))
+    assert observer.heard == before
+
+
+async def test_an_observer_hears_of_the_end_of_a_job_that_an_earlier_life_submitted(
+    session: ClusterSession, site: Site
+) -> None:
+    job = await session.submit(site.order(await session.key("run", "script"), "true"))
+    observer = Observer()
+
+    await session.following().observed(observer).wait(job)
+
+    assert observer.heard[-1] == f"Completed {job.key} {job.job_id}"
+
+
+async def test_of_what_is_refused_an_observer_hears_only_that_it_was_to_be_submitted(
+    session: ClusterSession, cluster: FaultyCluster, site: Site
+) -> None:
+    observer = Observer()
+    cluster.before_submit = raising(SubmissionRefused("no"))
+    order = site.order(await session.key("run", "script"), "true")
+
+    with pytest.raises(SubmissionRefused):
+        await session.observed(observer).submit(order)
+
+    assert observer.heard == [f"submitting {order.key.token}"]
+
+
+async def test_an_observer_that_fails_is_logged_and_holds_up_nothing(
+    session: ClusterSession, site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    observer = Observer(fails=True)
+    observed = session.observed(observer)
+
+    final = await observed.wait(await observed.submit(site.order(await session.key("run", "script"), "true")))
+
+    assert final.name == "Completed"
+    assert len(observer.heard) >= 3
+    assert "nobody may notice" in caplog.text
 
 
 async def test_a_run_that_died_gets_its_job_back_until_its_end_was_told(session: ClusterSession, site: Site) -> None:

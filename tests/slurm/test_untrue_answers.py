@@ -63,13 +63,6 @@ class LyingDoor(OwnAccountDoor):
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    opened = Ledger.open(tmp_path / "ledger.sqlite3")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
 def somebody_elses(slurm_cluster: SlurmCluster) -> Iterator[str]:
     job_id = slurm_cluster.run("sbatch", "--parsable", "--hold", "--job-name=another", "--wrap=true").strip()
     yield job_id
