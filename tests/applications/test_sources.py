@@ -46,23 +46,26 @@ def archive(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE) -> b
     return raw.getvalue()
 
 
+# gzip notes the time, so that the bytes are no names of tests: two processes would not collect the same.
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "no archive"),
-        (b"nonsense", "no archive"),
-        (gzip.compress(b"nonsense" * 1000), "no archive"),
-        (archive("a")[:-10], "no archive"),
-        (archive("../a"), "holds '../a'"),
-        (archive("/etc/a"), "holds '/etc/a'"),
-        (archive("a/../../b"), "no file of an application"),
-        (archive("link", kind=tarfile.SYMTYPE), "holds 'link'"),
-        (archive("link", kind=tarfile.LNKTYPE), "holds 'link'"),
-        (archive("device", kind=tarfile.CHRTYPE), "holds 'device'"),
-        (archive("a\nb"), "no file of an application"),
-        (archive("big", bytes(6 << 20)), "larger than 5 MiB"),
-        (gzip.compress(bytes(100 << 20)), "larger than 5 MiB"),
-        (pack({f"{number}": b"" for number in range(1001)}), "larger than 5 MiB or 1000 files"),
+        pytest.param(b"", "no archive", id="empty"),
+        pytest.param(b"nonsense", "no archive", id="nonsense"),
+        pytest.param(gzip.compress(b"nonsense" * 1000), "no archive", id="compressed nonsense"),
+        pytest.param(archive("a")[:-10], "no archive", id="cut off"),
+        pytest.param(archive("../a"), "holds '../a'", id="outside"),
+        pytest.param(archive("/etc/a"), "holds '/etc/a'", id="absolute"),
+        pytest.param(archive("a/../../b"), "no file of an application", id="outside by a detour"),
+        pytest.param(archive("link", kind=tarfile.SYMTYPE), "holds 'link'", id="symbolic link"),
+        pytest.param(archive("link", kind=tarfile.LNKTYPE), "holds 'link'", id="hard link"),
+        pytest.param(archive("device", kind=tarfile.CHRTYPE), "holds 'device'", id="device"),
+        pytest.param(archive("a\nb"), "no file of an application", id="newline"),
+        pytest.param(archive("big", bytes(6 << 20)), "larger than 5 MiB", id="large file"),
+        pytest.param(gzip.compress(bytes(100 << 20)), "larger than 5 MiB", id="bomb"),
+        pytest.param(
+            pack({f"{number}": b"" for number in range(1001)}), "larger than 5 MiB or 1000 files", id="many files"
+        ),
     ],
 )
 def test_an_archive_that_is_none_or_too_large_is_refused(data: bytes, message: str) -> None:
