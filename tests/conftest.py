@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
 
 _HOME = Path(tempfile.mkdtemp(prefix="jobbergate-flows-tests-"))
 _REQUIRE_SLURM = "JOBBERGATE_FLOWS_REQUIRE_SLURM"
-_FOREIGN = ("PREFECT", "SLURM", "SBATCH", "SQUEUE", "SACCT", "JOBBERGATE", "XDG_")
+_FOREIGN = ("PREFECT", "SLURM", "SBATCH", "SQUEUE", "SACCT", "JOBBERGATE", "XDG_", "OIDC_", "BASE_API_URL", "ARMADA_")
 
 
 def _isolate() -> None:
@@ -43,6 +44,8 @@ from tests.cluster.accounts import Accounts, missing_for_accounts  # noqa: E402
 from tests.cluster.guard import guard  # noqa: E402
 from tests.cluster.influxdb import InfluxServer  # noqa: E402
 from tests.cluster.influxdb import missing as missing_influxdb  # noqa: E402
+from tests.cluster.jobbergate_api import JobbergateApi, missing_for_jobbergate_api, running_api  # noqa: E402
+from tests.cluster.jobbergate_cli import JobbergateCli, missing_for_jobbergate_cli  # noqa: E402
 from tests.cluster.postgres import PostgresServer, missing_for_postgres  # noqa: E402
 from tests.cluster.prefect_server import PrefectServer  # noqa: E402
 from tests.cluster.site import Site, running_site  # noqa: E402
@@ -53,6 +56,7 @@ from tests.cluster.slurm import (  # noqa: E402
     missing_for_profile,
 )
 
+pytest_plugins = ["tests.ledgers"]
 guard.watch("folder", str(_HOME))
 
 
@@ -71,6 +75,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("slurm")
             elif item.get_closest_marker("slurm"):
                 item.fixturenames.insert(0, "slurm_cluster")
+    # The machine has its accounts once: all files that use them go to the same process.
+    alone = {item.path for item in items if "accounts" in getattr(item, "fixturenames", ())}
+    for item in items:
+        if item.path in alone:
+            item.add_marker(pytest.mark.xdist_group("accounts"))
+
+
+class _ByFile(LoadGroupScheduling):  # type: ignore[misc]
+    """Tests of one file share what the file makes, so that they stay together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        group: str = super()._split_scope(nodeid)
+        return nodeid.partition("::")[0] if group == nodeid else group
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> LoadGroupScheduling:
+    """Where tests run in several processes: `scripts/test`."""
+    return _ByFile(config, log)
 
 
 def pytest_unconfigure() -> None:
@@ -126,6 +148,30 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def jobbergate_api(request: pytest.FixtureRequest) -> Iterator[JobbergateApi]:
+    """The real Jobbergate API, for the whole session."""
+    _need(request, "no Jobbergate API here", missing_for_jobbergate_api())
+    with running_api(request.getfixturevalue("postgres")) as api:
+        yield api
+
+
+@pytest.fixture(scope="session")
+def jobbergate_cli_command(request: pytest.FixtureRequest) -> None:
+    """That the released CLI is there, without an API to talk to."""
+    _need(request, "no Jobbergate CLI here", missing_for_jobbergate_cli())
+
+
+@pytest.fixture(scope="session")
+def jobbergate_cli(
+    jobbergate_cli_command: None, jobbergate_api: JobbergateApi, tmp_path_factory: pytest.TempPathFactory
+) -> JobbergateCli:
+    """The released command line of Jobbergate, in which Ada is logged in."""
+    made = JobbergateCli(jobbergate_api, tmp_path_factory.mktemp("jobbergate-cli"))
+    made.login()
+    return made
+
+
 def _need(request: pytest.FixtureRequest, what: str, lacking: list[str]) -> None:
     if lacking:
         required = request.config.getoption("--require-slurm") or os.environ.get(_REQUIRE_SLURM)
@@ -133,9 +179,17 @@ def _need(request: pytest.FixtureRequest, what: str, lacking: list[str]) -> None
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[PrefectServer]:
-    """A real Prefect server for the whole session, to which the tests' own clients talk from then on."""
-    with PrefectServer() as server, temporary_settings({PREFECT_API_URL: server.api_url}):
+def prefect_server(request: pytest.FixtureRequest) -> Iterator[PrefectServer]:
+    """A real Prefect server for the whole session, to which the tests' own clients talk from then on.
+
+    Where there is a PostgreSQL it has that: on SQLite it now and then answers nobody for a minute.
+    """
+    database = None
+    if not missing_for_postgres():
+        postgres: PostgresServer = request.getfixturevalue("postgres")
+        postgres.create_database("prefect")
+        database = postgres.url("asyncpg", "prefect")
+    with PrefectServer(database=database) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
         yield server
 
 

@@ -69,7 +69,8 @@ class TestOnAServer:
             context = FlowRunContext.get()
             assert context is not None
             runs.append(context.flow_run)
-            job = await asubmit_job_script(script("sleep 1"), directory=tmp_path, cluster=LOCAL)
+            # Its start is noted when it has begun: a moment later, and it has run for less than it sleeps.
+            job = await asubmit_job_script(script("sleep 1.5"), directory=tmp_path, cluster=LOCAL)
             await await_for_job(job, cluster=LOCAL)
 
         with tags("nightly", "harbour"):

@@ -200,7 +200,8 @@ while not os.path.exists({str(note)!r}): time.sleep(0.01)
 
     note.unlink()
     with pytest.raises(LimitExceeded):
-        doing(make, f"{code}\nwhile True: pass").render(limits=QUICK)
+        # Time enough to leave a process behind.
+        doing(make, f"{code}\nwhile True: pass").render(limits=Limits(seconds=3))
     assert not alive(int(note.read_text()))
 
 

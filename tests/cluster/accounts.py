@@ -21,7 +21,7 @@ import jobbergate_flows
 from jobbergate_flows.slurm.accounts import Account, AccountRules
 from jobbergate_flows.slurm.deputy_door import DeputyDoor, Root, Start, Sudo, Way
 from jobbergate_flows.slurm.sudoers import install_deputy, sudoers_text
-from tests.cluster.guard import end_accounts, guard
+from tests.cluster.guard import ACCOUNTS_LOCK, changing_accounts, end_accounts, guard
 from tests.cluster.slurm import ACCOUNT, SlurmCluster
 
 USERS = ("alice", "bob", "carol")
@@ -29,7 +29,7 @@ WORKER = "jobbergate-worker"
 GROUP = "jobbergate-users"
 _SECOND_GROUP = "jobbergate-project"
 _MARK = "made by jobbergate-flows tests"
-_LOCK = Path("/run/lock/jobbergate-flows-accounts")
+_MADE = (_MARK, GROUP, _SECOND_GROUP)
 _PROGRAMS = ("sudo", "visudo", "useradd", "userdel", "groupadd", "runuser")
 _PYTHON = "/usr/bin/python3"
 _PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -86,20 +86,18 @@ class Accounts:
         self._remove()
 
     def _make(self) -> None:
-        guard.watch("accounts", _MARK)
-        self._lock = _LOCK.open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        for group in (GROUP, _SECOND_GROUP):
-            guard.watch("group", group)
-            _run("groupadd", "-f", group)
-        for name in (*USERS, WORKER):
-            if not _exists(name):
-                _run("useradd", "-m", "-s", "/bin/bash", "-c", _MARK, name)
-        for name in USERS:
-            _run("usermod", "-a", "-G", GROUP, name)
-        _run("usermod", "-a", "-G", _SECOND_GROUP, "alice")
-        # From here on others may use them too, and nobody removes them.
-        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        with changing_accounts():
+            self._lock = ACCOUNTS_LOCK.open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_SH)
+            guard.watch("accounts", "|".join(_MADE))
+            for group in (GROUP, _SECOND_GROUP):
+                _run("groupadd", "-f", group)
+            for name in (*USERS, WORKER):
+                if not _exists(name):
+                    _run("useradd", "-m", "-s", "/bin/bash", "-c", _MARK, name)
+            for name in USERS:
+                _run("usermod", "-a", "-G", GROUP, name)
+            _run("usermod", "-a", "-G", _SECOND_GROUP, "alice")
         install_deputy(self.deputy)
         guard.watch("file", str(self._rules))
         self._rules.touch(mode=0o440)
@@ -110,20 +108,10 @@ class Accounts:
         guard.forget("file", str(self._rules))
         shutil.rmtree(self.folder, ignore_errors=True)
         guard.forget("folder", str(self.folder))
-        assert self._lock is not None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # Another test run uses them, and removes them later.
-            pass
-        else:
-            end_accounts(_MARK)
-            for group in (GROUP, _SECOND_GROUP):
-                subprocess.run(["groupdel", group], check=False, capture_output=True)
-        for group in (GROUP, _SECOND_GROUP):
-            guard.forget("group", group)
-        guard.forget("accounts", _MARK)
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
+            end_accounts(*_MADE)
+            guard.forget("accounts", "|".join(_MADE))
 
     def door(self, user: str, how: Way | None = None, **options: object) -> DeputyDoor:
         """A door to a user's account, as a worker that is root has it if not otherwise."""

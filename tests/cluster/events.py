@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from prefect.client.orchestration import get_client
 
 from tests.cluster.waiting import await_until
 
-RECEIVED_SECONDS = 30
+RECEIVED_SECONDS = 120
 
 
 async def read_events(
-    *, resource: str | None = None, related: str | None = None, name: str | None = None
+    *,
+    resource: str | None = None,
+    related: str | None = None,
+    name: str | None = None,
+    since: datetime | None = None,
 ) -> list[dict[str, Any]]:
-    """Events as the server has them, the oldest first.
+    """The oldest 50 events as the server has them, the oldest first.
 
     Args:
         resource: The id of the resource that they are about.
         related: The id of one that is related to them.
         name: The event's name; `slurm.*` is its beginning.
+        since: When the first of them occurred at the earliest.
     """
     asked: dict[str, Any] = {"order": "ASC"}
     if name is not None:
@@ -29,6 +35,8 @@ async def read_events(
         asked["resource"] = {"id": [resource]}
     if related is not None:
         asked["related"] = {"id": [related]}
+    if since is not None:
+        asked["occurred"] = {"since": since.isoformat()}
     async with get_client() as client:
         page = await client.request("POST", "/events/filter", json={"filter": asked, "limit": 50})
     found: list[dict[str, Any]] = page.json()["events"]
@@ -40,7 +48,7 @@ async def await_events(
     enough: Callable[[Sequence[dict[str, Any]]], object] = len,
     *,
     timeout: float = RECEIVED_SECONDS,
-    **asked: str,
+    **asked: Any,
 ) -> list[dict[str, Any]]:
     """Wait until the server has written enough of the events, or any: it does so every five seconds."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import os
 import pwd
 import shutil
@@ -16,11 +17,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["process", "jobs", "folder", "file", "accounts", "group"]
+Kind = Literal["process", "jobs", "folder", "file", "accounts"]
 _PATIENCE = 10.0
+# Who has a shared lock on it uses the accounts.
+ACCOUNTS_LOCK = Path("/run/lock/jobbergate-flows-accounts")
 
 
 class Guard:
@@ -30,8 +34,8 @@ class Guard:
         self._process: subprocess.Popen[str] | None = None
 
     def watch(self, kind: Kind, value: str) -> None:
-        """End this later: a process group by its leader's id, the jobs of a slurm.conf, a folder, a file, a group, or
-        accounts by their comment."""
+        """End this later: a process group by its leader's id, the jobs of a slurm.conf, a folder, a file, or accounts
+        by what `end_accounts` takes, in one line."""
         self._say("watch", kind, value)
 
     def forget(self, kind: Kind, value: str) -> None:
@@ -96,15 +100,33 @@ def end_jobs(conf: str) -> None:
                 continue
 
 
-def end_accounts(mark: str) -> None:
-    """Remove the accounts whose comment is `mark`, with their homes and what still runs as them."""
-    for account in pwd.getpwall():
-        if account.pw_gecos == mark:
-            for folder in Path("/proc").glob("[0-9]*"):
-                with contextlib.suppress(OSError):
-                    if folder.stat().st_uid == account.pw_uid:
-                        os.kill(int(folder.name), signal.SIGKILL)
-            subprocess.run(["userdel", "-r", account.pw_name], capture_output=True, check=False)
+@contextlib.contextmanager
+def changing_accounts() -> Iterator[None]:
+    """Whatever adds or removes accounts does so within, one test run at a time."""
+    with ACCOUNTS_LOCK.with_suffix(".changing").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def end_accounts(mark: str, *groups: str) -> None:
+    """Remove the accounts whose comment is `mark`, with their homes and what still runs as them, and groups.
+
+    Not if another test run uses them: that one does it later.
+    """
+    with changing_accounts(), ACCOUNTS_LOCK.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        for account in pwd.getpwall():
+            if account.pw_gecos == mark:
+                for folder in Path("/proc").glob("[0-9]*"):
+                    with contextlib.suppress(OSError):
+                        if folder.stat().st_uid == account.pw_uid:
+                            os.kill(int(folder.name), signal.SIGKILL)
+                subprocess.run(["userdel", "-r", account.pw_name], capture_output=True, check=False)
+        for group in groups:
+            subprocess.run(["groupdel", group], capture_output=True, check=False)
 
 
 def _alive(leader: int) -> bool:
@@ -146,9 +168,7 @@ def _guard() -> None:
             elif kind == "jobs":
                 end_jobs(value)
             elif kind == "accounts":
-                end_accounts(value)
-            elif kind == "group":
-                subprocess.run(["groupdel", value], capture_output=True, check=False)
+                end_accounts(*value.split("|"))
             elif kind == "file":
                 Path(value).unlink(missing_ok=True)
             else:

@@ -28,16 +28,17 @@ from prefect.states import AwaitingRetry, Cancelling
 
 from jobbergate_flows.applications import Application
 from jobbergate_flows.deployments import DeployedApplication, adeploy_application
-from jobbergate_flows.slurm.ledger import Ledger, Submission
+from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionStatus
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
-END_SECONDS = 90
+# Where Prefect's server has SQLite, it now and then answers nobody for a minute.
+END_SECONDS = 150
 API_KEY = "the-workers-own-key"
 
-_PAGE = re.compile(r"^.*?-(?=job-script|job-summary|results|live|progress|efficiency|plots)")
+_PAGE = re.compile(r"^.*?-(?=job-script|job-submission|job-summary|results|live|progress|efficiency|plots)")
 
 
 @dataclass
@@ -112,6 +113,20 @@ class Site:
         assert found is not None
         return found
 
+    async def settled(self, run_id: UUID, timeout: float = END_SECONDS) -> FlowRun:
+        """Wait until the run is final, and as the worker says of its jobs.
+
+        A flow's engine may say that it crashed while its job is being killed: it is the worker who tells how.
+        """
+        await self.end(run_id, timeout)
+        without = (SubmissionStatus.REFUSED, SubmissionStatus.CANCELLED)
+
+        async def told() -> bool:
+            return all(row.told or row.status in without for row in self.submissions(run_id))
+
+        await await_until(told, END_SECONDS, "the worker to tell the ends of the run's jobs", 0.5)
+        return await self.run(run_id)
+
     async def cancel(self, run_id: UUID) -> None:
         """As the UI and `prefect flow-run cancel` do it."""
         async with get_client() as client:
@@ -126,7 +141,7 @@ class Site:
             run = await self.run(run_id)
             return not (run.state and run.state.is_final())
 
-        await await_until(left, 20, "the run's new life")
+        await await_until(left, 120, "the run's new life")
 
     async def logs(self, run_id: UUID) -> list[str]:
         return [log.message for log in await self.log_entries(run_id)]
@@ -137,7 +152,7 @@ class Site:
                 LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200, sort=LogSort.TIMESTAMP_ASC
             )
 
-    async def logged(self, run_id: UUID, text: str, timeout: float = 30) -> list[str]:
+    async def logged(self, run_id: UUID, text: str, timeout: float = 120) -> list[str]:
         """Wait for a line in the run's logs: they reach the server some seconds later."""
 
         async def there() -> list[str]:
@@ -174,6 +189,14 @@ class Site:
     async def task_runs(self, run_id: UUID) -> list[TaskRun]:
         async with get_client() as client:
             return await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
+
+    async def tasks_end(self, run_id: UUID, timeout: float = 120) -> None:
+        """Wait until no task run of the run is left begun: the server hears of their ends apart from the run's."""
+
+        async def ended() -> bool:
+            return not {task.state_name for task in await self.task_runs(run_id)} & {"Running", "Pending"}
+
+        await await_until(ended, timeout, "the end of the run's tasks")
 
     @contextmanager
     def another_sbatch(self, commands: str) -> Iterator[None]:
@@ -226,6 +249,8 @@ async def running_site(
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CLUSTER": "slurm",
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_LEDGER": str(folder / "ledger.sqlite3"),
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_RECOVERY_POLL_SECONDS": "5",
+        # Sooner than Prefect's own runner on the node ends a cancelled flow, which takes it two seconds.
+        "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_CANCEL_POLL_SECONDS": "1",
         # The worker looks at itself five times as often.
         "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_HEALTH_SECONDS": "60",
         "SLURM_CONF": str(slurm.conf),

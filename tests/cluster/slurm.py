@@ -5,6 +5,7 @@ Several can run side by side, and beside a Slurm that the machine has anyway: no
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ ACCOUNT = "test"
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_first_job_ids = itertools.count(1000, 1000)
 _PROGRAMS = (
     *("munged", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd"),
     *("sacctmgr", "scontrol", "sinfo", "sbatch", "squeue", "sacct", "scancel"),
@@ -334,6 +336,8 @@ class SlurmCluster:
         if self._profile is not None:
             with self.conf.open("a") as conf:
                 conf.write("AcctGatherProfileType=acct_gather_profile/influxdb\n")
+                # A database that several clusters write to knows jobs by their ids alone.
+                conf.write(f"FirstJobId={next(_first_job_ids)}\n")
             (self.folder / "acct_gather.conf").write_text(
                 _ACCT_GATHER_CONF.format(url=self._profile.url, database=DATABASE)
             )
