@@ -15,9 +15,9 @@ __all__ = ["a_worker_that_runs", "browser", "pictures"]
 _PICTURES = "JOBBERGATE_FLOWS_SCREENSHOTS"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    """A headless Chromium for the whole session."""
+    """A headless Chromium. It ends with its module: its last page would go on asking the Prefect server."""
     if lacking := missing():
         pytest.fail(f"no browser here: {', '.join(lacking)} missing (Debian: chromium, chromium-driver)")
     with Chromium(tmp_path_factory.mktemp("chromium")) as started:
