@@ -6,7 +6,7 @@ import asyncio
 import logging
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 
 from agent_worker.runs import infrastructure_pid, mark_cancelled, runs_of_ids, runs_of_pool
@@ -21,16 +21,18 @@ async def watch_for_cancellations(supervisor: Supervisor, work_pool: str, second
     Prefect's own worker never cancels a run that was started, nor one whose Running state a worker set.
     """
     cancelling: dict[UUID, asyncio.Task[None]] = {}
-    while True:
-        await asyncio.sleep(seconds)
-        try:
-            for run in await _to_cancel(work_pool, list(supervisor.held)):
-                # Each by itself: one whose user's deputy hangs holds up no other.
-                if run.id not in cancelling or cancelling[run.id].done():
-                    cancelling[run.id] = asyncio.create_task(_try_to_cancel(supervisor, run))
-        except Exception:
-            _logger.exception("Looking for runs to cancel failed; trying again")
-        cancelling = {run_id: task for run_id, task in cancelling.items() if not task.done()}
+    # One for all looks: what a client costs is reading the CAs.
+    async with get_client() as client:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                for run in await _to_cancel(client, work_pool, list(supervisor.held)):
+                    # Each by itself: one whose user's deputy hangs holds up no other.
+                    if run.id not in cancelling or cancelling[run.id].done():
+                        cancelling[run.id] = asyncio.create_task(_try_to_cancel(supervisor, run))
+            except Exception:
+                _logger.exception("Looking for runs to cancel failed; trying again")
+            cancelling = {run_id: task for run_id, task in cancelling.items() if not task.done()}
 
 
 async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
@@ -58,8 +60,7 @@ async def _try_to_cancel(supervisor: Supervisor, run: FlowRun) -> None:
         _logger.exception("Run %s could not be cancelled; trying again", run.id)
 
 
-async def _to_cancel(work_pool: str, held: list[UUID]) -> list[FlowRun]:
-    async with get_client() as client:
-        found = await runs_of_pool(client, work_pool, [StateType.CANCELLING])
-        found += await runs_of_ids(client, held, [StateType.CANCELLED])
+async def _to_cancel(client: PrefectClient, work_pool: str, held: list[UUID]) -> list[FlowRun]:
+    found = await runs_of_pool(client, work_pool, [StateType.CANCELLING])
+    found += await runs_of_ids(client, held, [StateType.CANCELLED])
     return list({run.id: run for run in found}.values())

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound
 
@@ -35,20 +35,22 @@ async def recover_runs(
     Args:
         configure: Gives the job configuration of an ordinary flow's run.
     """
-    while True:
-        try:
-            online = await _online(work_pool)
-            for run in await _left_behind(supervisor, work_pool, worker_name, online):
-                try:
-                    await _take_up(supervisor, run, configure)
-                except Exception:
-                    # One run that cannot be taken up holds up no other.
-                    _logger.exception("Run %s could not be taken up; trying again", run.id)
-            for run in await _ended_alone(supervisor, work_pool, worker_name, online):
-                await supervisor.hold(run, "ended")
-        except Exception:
-            _logger.exception("Looking for runs to take up failed; trying again")
-        await asyncio.sleep(seconds)
+    # One for all looks: what a client costs is reading the CAs.
+    async with get_client() as client:
+        while True:
+            try:
+                online = await _online(client, work_pool)
+                for run in await _left_behind(client, supervisor, work_pool, worker_name, online):
+                    try:
+                        await _take_up(client, supervisor, run, configure)
+                    except Exception:
+                        # One run that cannot be taken up holds up no other.
+                        _logger.exception("Run %s could not be taken up; trying again", run.id)
+                for run in await _ended_alone(client, supervisor, work_pool, worker_name, online):
+                    await supervisor.hold(run, "ended")
+            except Exception:
+                _logger.exception("Looking for runs to take up failed; trying again")
+            await asyncio.sleep(seconds)
 
 
 def is_left_behind(run: FlowRun, *, pid: str, worker_name: str, online: set[str], now: datetime) -> bool:
@@ -71,16 +73,16 @@ def _is_ours(run: FlowRun, worker_name: str, online: set[str]) -> bool:
     return owner in (None, worker_name) or owner not in online
 
 
-async def _online(work_pool: str) -> set[str]:
-    async with get_client() as client:
-        workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
+async def _online(client: PrefectClient, work_pool: str) -> set[str]:
+    workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
     return {worker.name for worker in workers if worker.status == "ONLINE"}
 
 
-async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]) -> list[FlowRun]:
+async def _left_behind(
+    client: PrefectClient, supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]
+) -> list[FlowRun]:
     session = supervisor.session
-    async with get_client() as client:
-        runs = await runs_of_pool(client, work_pool, _UNFINISHED)
+    runs = await runs_of_pool(client, work_pool, _UNFINISHED)
     held = supervisor.held
     return [
         run
@@ -96,7 +98,9 @@ async def _left_behind(supervisor: Supervisor, work_pool: str, worker_name: str,
     ]
 
 
-async def _ended_alone(supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]) -> list[FlowRun]:
+async def _ended_alone(
+    client: PrefectClient, supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]
+) -> list[FlowRun]:
     """Runs that are over while the ledger still has their jobs.
 
     A flow on a node tells its end without its worker: whoever holds it may still bring it to another attempt, so what
@@ -108,8 +112,7 @@ async def _ended_alone(supervisor: Supervisor, work_pool: str, worker_name: str,
     rows = [row for row in await supervisor.session.unfinished() if row.flow_run_id and row.flow_run_id not in held]
     open_ = sorted({UUID(row.flow_run_id) for row in rows if row.flow_run_id})
     flows = {UUID(row.flow_run_id) for row in rows if row.flow_run_id and row.kind == "flow"}
-    async with get_client() as client:
-        known = await runs_of_ids(client, open_)
+    known = await runs_of_ids(client, open_)
     ended = [
         run
         for run in known
@@ -122,6 +125,7 @@ async def _ended_alone(supervisor: Supervisor, work_pool: str, worker_name: str,
 
 
 async def _take_up(
+    client: PrefectClient,
     supervisor: Supervisor,
     run: FlowRun,
     configure: Callable[[FlowRun], Awaitable[FlowJobConfiguration]],
@@ -130,14 +134,13 @@ async def _take_up(
         return  # cancelling watches for these
     if run.deployment_id is None:
         return
-    async with get_client() as client:
-        try:
-            deployment = await client.read_deployment(run.deployment_id)
-        except ObjectNotFound:
-            return
-        if not run.infrastructure_pid:
-            pid = infrastructure_pid(supervisor.session.cluster.name, run.id)
-            await client.update_flow_run(run.id, infrastructure_pid=pid)
+    try:
+        deployment = await client.read_deployment(run.deployment_id)
+    except ObjectNotFound:
+        return
+    if not run.infrastructure_pid:
+        pid = infrastructure_pid(supervisor.session.cluster.name, run.id)
+        await client.update_flow_run(run.id, infrastructure_pid=pid)
     _logger.info("Taking up flow run %s again", run.id)
     kind = kind_of(deployment.entrypoint, deployment.pull_steps)
     match kind:
