@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow, tags
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.events.schemas.events import Event, Resource
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -48,6 +49,14 @@ def resource_of(job: SlurmJob) -> str:
     return f"slurm.job.{job.cluster}.{job.job_id}"
 
 
+def this_run() -> FlowRun:
+    """The run that it is called in."""
+    context = FlowRunContext.get()
+    assert context is not None
+    assert context.flow_run is not None
+    return context.flow_run
+
+
 def event(name: str = "slurm.job.running") -> Event:
     return Event(event=name, resource=Resource({"prefect.resource.id": f"slurm.job.hpc.{uuid4().hex}"}))
 
@@ -66,9 +75,7 @@ class TestOnAServer:
 
         @flow(name="a study of harbours")
         async def study() -> None:
-            context = FlowRunContext.get()
-            assert context is not None
-            runs.append(context.flow_run)
+            runs.append(this_run())
             # Its start is noted when it has begun: a moment later, and it has run for less than it sleeps.
             job = await asubmit_job_script(script("sleep 1.5"), directory=tmp_path, cluster=LOCAL)
             await await_for_job(job, cluster=LOCAL)
@@ -76,7 +83,6 @@ class TestOnAServer:
         with tags("nightly", "harbour"):
             await study()
         (run,) = runs
-        assert run is not None
         found = await await_events(
             "the end", lambda events: "completed" in names(events), related=f"prefect.flow-run.{run.id}", name="slurm.*"
         )
@@ -93,15 +99,16 @@ class TestOnAServer:
 
     async def test_a_synchronous_flow_has_told_all_when_it_ends(self, tmp_path: Path) -> None:
         @flow
-        def study() -> SlurmJob:
+        def study() -> UUID:
             job: SlurmJob = submit_job_script(script("exit 3"), directory=tmp_path, cluster=LOCAL)
             state = wait_for_job(job, cluster=LOCAL, return_state=True)
             assert state.is_failed()
-            return job
+            return this_run().id
 
-        job: SlurmJob = await asyncio.to_thread(study)
+        run_id = await asyncio.to_thread(study)
+        # By its run: other tests' local jobs have the same numbers.
         found = await await_events(
-            "the end", lambda events: "failed" in names(events), resource=resource_of(job), name="slurm.*"
+            "the end", lambda events: "failed" in names(events), related=f"prefect.flow-run.{run_id}", name="slurm.*"
         )
         assert found[-1]["payload"]["exit_code"] == "3:0"
 
@@ -110,10 +117,7 @@ class TestOnAServer:
 
         @flow
         def tagged() -> UUID:
-            context = FlowRunContext.get()
-            assert context is not None
-            assert context.flow_run is not None
-            return context.flow_run.id
+            return this_run().id
 
         with tags(*(f"tag-{number}" for number in range(99))):
             run_id = await asyncio.to_thread(tagged)
