@@ -417,12 +417,14 @@ def test_what_is_archived_is_listed_when_it_is_asked_for(
     ada: Person, jobbergate_api: JobbergateApi, entries: Entries
 ) -> None:
     auth = JobbergateAuthHandler(ada.tokens, jobbergate_api.provider.domain, PERSON, may_login=False)
+    # A word that nobody else's entries have.
+    name = f"archived-{entries.word}"
     with JobbergateClient(jobbergate_api.url, auth, timeout=60) as client:
-        made = client.send(calls.create_application("put away"))
+        made = client.send(calls.create_application(name))
         client.send(calls.update_application(made.id, is_archived=True))
 
-    assert listed(ada, "applications", "list", "--search", "put away") == []
-    assert listed(ada, "applications", "list", "--search", "put away", "--include-archived") == [made.id]
+    assert listed(ada, "applications", "list", "--search", name) == []
+    assert listed(ada, "applications", "list", "--search", name, "--include-archived") == [made.id]
     assert re.search(r"^archived +yes$", ada.run("applications", "get", str(made.id)).out, re.MULTILINE)
 
 

@@ -223,8 +223,12 @@ class Site:
     def slurm_jobs(self, run_id: UUID) -> list[str]:
         """The ids of all jobs that Slurm has of a run, by their names: however often they were submitted."""
         names = [row.name_in_slurm for row in self.submissions(run_id)]
-        shown = self.slurm.run("squeue", "-h", "-t", "all", "-o", "%F %j").splitlines()
-        return sorted({line.split()[0] for line in shown if line.split()[1] in names})
+        # Other tests' jobs have names of any kind, or none.
+        shown = [
+            line.strip().partition(" ")
+            for line in self.slurm.run("squeue", "-h", "-t", "all", "-o", "%F %j").splitlines()
+        ]
+        return sorted({job_id for job_id, _, name in shown if name in names})
 
     def worker_log(self) -> str:
         return self.worker.log.read_text(errors="replace")[-4000:]
