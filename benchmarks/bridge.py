@@ -40,7 +40,7 @@ from jobbergate_flows.jobbergate.links import Links
 from jobbergate_flows.slurm.connect import connect
 from jobbergate_flows.slurm.ledger import Ledger
 from jobbergate_flows.slurm.session import ClusterSession
-from tests.cluster.jobbergate_api import AGENT, JobbergateApi, running_api
+from tests.cluster.jobbergate_api import agent_environment, running_api
 from tests.cluster.jobbergate_people import Ada
 from tests.cluster.postgres import PostgresServer
 from tests.cluster.prefect_server import PrefectServer
@@ -48,7 +48,6 @@ from tests.cluster.site import Site
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
-from tests.jobbergate.oidc import SECRET
 
 _POOL = "benchmark"
 _SETTING = "PREFECT_INTEGRATIONS_JOBBERGATE_FLOWS_"
@@ -62,7 +61,7 @@ async def main(pending: int, repeat: int, interval: int, query_seconds: float) -
         postgres = stack.enter_context(PostgresServer())
         server = stack.enter_context(PrefectServer(_PORT, postgres.url("asyncpg")))
         api = stack.enter_context(running_api(postgres))
-        agent = _agent_environment(api, folder, interval)
+        agent = agent_environment(api, folder, interval=interval, items_per_page=100)
         environment = agent | {
             "PREFECT_API_URL": server.api_url,
             "PREFECT_HOME": str(folder / "prefect"),
@@ -149,19 +148,6 @@ def _submitted_at(site: Site, submission: int) -> datetime:
         return row.submitted_at
     finally:
         ledger.close()
-
-
-def _agent_environment(api: JobbergateApi, folder: Path, interval: int) -> dict[str, str]:
-    settings = {
-        "BASE_API_URL": api.url,
-        "OIDC_DOMAIN": api.provider.domain.removeprefix("http://"),
-        "OIDC_USE_HTTPS": "false",
-        "OIDC_CLIENT_ID": AGENT,
-        "OIDC_CLIENT_SECRET": SECRET,
-        "CACHE_DIR": str(folder / "agent"),
-        "TASK_JOBS_INTERVAL_SECONDS": str(interval),
-    }
-    return {f"JOBBERGATE_AGENT_{name}": value for name, value in settings.items()}
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +14,7 @@ from prefect.events.schemas.events import Event, Resource
 from agent_worker.updates import AVAILABLE, UpdateWatch, newer
 from jobbergate_flows.reporting import EventOutbox
 from tests.cluster.events import await_events
-from tests.cluster.http_server import serving
+from tests.cluster.http_server import Handler, serving
 from tests.cluster.prefect_server import PrefectServer
 
 OWN = version("jobbergate-flows")
@@ -43,18 +42,11 @@ def index() -> Iterator[tuple[str, dict[str, Any]]]:
     """A package index, and what it says."""
     page: dict[str, Any] = {"info": {"version": OWN}}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Index(Handler):
         def do_GET(self) -> None:
-            body = json.dumps(page).encode() if page else b"no JSON"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.say(200, json.dumps(page).encode() if page else b"no JSON")
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    with serving(Handler) as url:
+    with serving(Index) as url:
         yield f"{url}/pypi/jobbergate-flows/json", page
 
 

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import quote
 
@@ -21,7 +20,7 @@ from jobbergate_flows.jobbergate.client import JobbergateClient
 from jobbergate_flows.jobbergate.models import FileType, NewSubmission, Rendering
 from tests.cli.command_line import Ended, run, start
 from tests.cli.terminal import Terminal
-from tests.cluster.http_server import answering, serving
+from tests.cluster.http_server import Handler, answering, serving
 from tests.cluster.jobbergate_api import AGENT, PERSON, READER, JobbergateApi
 from tests.cluster.service import free_ports
 from tests.jobbergate.oidc import SECRET, OidcProvider, running_provider
@@ -573,14 +572,11 @@ def test_an_api_that_does_not_answer_is_unreachable(ada: Person) -> None:
     assert away in ended.err
 
 
-class Failing(BaseHTTPRequestHandler):
+class Failing(Handler):
     """What an API behind a proxy is while it is down."""
 
     def do_GET(self) -> None:
         self.send_error(503)
-
-    def log_message(self, format: str, *args: object) -> None:
-        return
 
 
 def test_an_api_that_fails_is_unreachable(ada: Person) -> None:

@@ -1,4 +1,4 @@
-"""A fake HTTP server: it answers every POST as it was told, and keeps what was posted."""
+"""Fake HTTP servers; `answering` answers every POST as it was told, and keeps what was posted."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ class Post:
     body: bytes
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers with a body, and logs nothing."""
+
+    def say(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Answer."""
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nowhere."""
+
+
 @contextmanager
 def answering(
     body: bytes = b"",
@@ -35,27 +51,17 @@ def answering(
     posts: list[Post] = []
     statuses = [status] if isinstance(status, int) else list(status)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Told(Handler):
         def do_GET(self) -> None:
             page = (pages or {}).get(self.path)
-            self._say(404 if page is None else 200, page or b"")
+            self.say(404 if page is None else 200, page or b"", {"Content-Type": kind})
 
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
             posts.append(Post(self.path, dict(self.headers), self.rfile.read(length)))
-            self._say(statuses.pop(0) if len(statuses) > 1 else statuses[0], body)
+            self.say(statuses.pop(0) if len(statuses) > 1 else statuses[0], body, {"Content-Type": kind})
 
-        def _say(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    with serving(Handler) as url:
+    with serving(Told) as url:
         yield url, posts
 
 

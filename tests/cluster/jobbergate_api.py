@@ -15,7 +15,7 @@ from tests.cluster.folder_server import FolderServer
 from tests.cluster.postgres import USER, PostgresServer, missing_for_postgres
 from tests.cluster.s3_server import REGION, S3Server
 from tests.cluster.service import Service, ServiceFailed, free_ports
-from tests.jobbergate.oidc import OidcProvider, running_provider
+from tests.jobbergate.oidc import SECRET, OidcProvider, running_provider
 
 # Where scripts/test installs it.
 _ENVIRONMENT = Path(sys.prefix) / "jobbergate-api"
@@ -149,6 +149,30 @@ class JobbergateApi(FolderServer):
             return httpx.get(f"{self.api_url}/health", timeout=5, trust_env=False).status_code == 204
         except httpx.HTTPError:
             return False
+
+
+def agent_environment(
+    api: JobbergateApi, folder: Path, *, interval: int = 10, items_per_page: int = 2
+) -> dict[str, str]:
+    """What a site has in the environment of its agent.
+
+    Args:
+        folder: Where its tokens are, and where submissions run that name no directory.
+        interval: Seconds between its looks; the agent takes no less than 10.
+        items_per_page: So few that lists have several pages.
+    """
+    settings = {
+        "BASE_API_URL": api.url,
+        "OIDC_DOMAIN": api.provider.domain.removeprefix("http://"),
+        "OIDC_USE_HTTPS": "false",
+        "OIDC_CLIENT_ID": AGENT,
+        "OIDC_CLIENT_SECRET": SECRET,
+        "CACHE_DIR": str(folder / "agent"),
+        "TASK_JOBS_INTERVAL_SECONDS": str(interval),
+        "ITEMS_PER_PAGE": str(items_per_page),
+        "DEFAULT_SLURM_WORK_DIR": str(folder / "home-of-{username}"),
+    }
+    return {f"JOBBERGATE_AGENT_{name}": value for name, value in settings.items()}
 
 
 @contextmanager

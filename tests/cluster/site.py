@@ -267,12 +267,19 @@ async def running_site(
     made = Site(slurm, folder, pool, worker, environment)
     made.jobs.mkdir()
     made.programs.mkdir()
-    await made.make_pool()
-    worker.start()
-    try:
+    async with working(made):
         yield made
+
+
+@asynccontextmanager
+async def working(site: Site) -> AsyncIterator[None]:
+    """The site has its pool, and its worker runs."""
+    await site.make_pool()
+    site.worker.start()
+    try:
+        yield
     finally:
-        worker.stop()
+        site.worker.stop()
 
 
 def message(run: FlowRun) -> str:

@@ -19,7 +19,7 @@ from jobbergate_flows.jobbergate import calls
 from jobbergate_flows.jobbergate.calls import Selection
 from jobbergate_flows.jobbergate.models import SubmissionStatus
 from jobbergate_flows.jobbergate.tokens import Token, TokenType
-from tests.cluster.jobbergate_api import AGENT, JobbergateApi
+from tests.cluster.jobbergate_api import AGENT, JobbergateApi, agent_environment
 from tests.cluster.jobbergate_cli import JobbergateCli
 from tests.cluster.jobbergate_people import Ada
 from tests.cluster.prefect_server import PrefectServer
@@ -68,23 +68,6 @@ class BridgedSite(Site):
         return there.report_message or ""
 
 
-def agent_environment(api: JobbergateApi, folder: Path) -> dict[str, str]:
-    """What a site has for its agent."""
-    settings = {
-        "BASE_API_URL": api.url,
-        "OIDC_DOMAIN": api.provider.domain.removeprefix("http://"),
-        "OIDC_USE_HTTPS": "false",
-        "OIDC_CLIENT_ID": AGENT,
-        "OIDC_CLIENT_SECRET": SECRET,
-        "CACHE_DIR": str(folder / "agent"),
-        "TASK_JOBS_INTERVAL_SECONDS": str(INTERVAL),
-        # So that lists have several pages.
-        "ITEMS_PER_PAGE": "2",
-        "DEFAULT_SLURM_WORK_DIR": str(folder / "home-of-{username}"),
-    }
-    return {f"JOBBERGATE_AGENT_{name}": value for name, value in settings.items()}
-
-
 @pytest.fixture(scope="module")
 async def bridged(
     slurm_cluster: SlurmCluster,
@@ -93,7 +76,7 @@ async def bridged(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> AsyncIterator[BridgedSite]:
     folder = tmp_path_factory.mktemp("bridged")
-    environment = agent_environment(jobbergate_api, folder) | {f"{SETTING}BRIDGE": "service"}
+    environment = agent_environment(jobbergate_api, folder, interval=INTERVAL) | {f"{SETTING}BRIDGE": "service"}
     ada = Ada(jobbergate_api, folder / "ada")
     async with running_site(slurm_cluster, prefect_server, folder, POOL, environment) as site:
         yield BridgedSite(site.slurm, site.folder, site.pool, site.worker, site.environment, jobbergate_api, ada)

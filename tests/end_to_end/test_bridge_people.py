@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -15,13 +16,13 @@ from jobbergate_flows.jobbergate.models import SubmissionStatus
 from jobbergate_flows.slurm.ledger import Ledger
 from tests.cluster.accounts import GROUP, Accounts
 from tests.cluster.audit import AuditSocket
-from tests.cluster.jobbergate_api import JobbergateApi
+from tests.cluster.jobbergate_api import JobbergateApi, agent_environment
 from tests.cluster.jobbergate_people import Ada
 from tests.cluster.prefect_server import PrefectServer
-from tests.cluster.site import Site
+from tests.cluster.site import Site, working
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.worker import WorkerProcess
-from tests.end_to_end.test_bridge import SETTING, agent_environment
+from tests.end_to_end.test_bridge import SETTING
 
 pytestmark = pytest.mark.slurm
 POOL = "bridged-people"
@@ -113,13 +114,9 @@ async def people(
     worker.environment = environment
     ada = Ada(jobbergate_api, own / "ada")
     made = People(slurm_cluster, own, POOL, worker, environment, ada=ada, table=table, audit=audit)
-    await made.make_pool()
-    worker.start()
-    try:
-        yield made
-    finally:
-        worker.stop()
-        audit.close()
+    with closing(audit):
+        async with working(made):
+            yield made
 
 
 async def test_a_submission_is_its_owners_account(people: People) -> None:

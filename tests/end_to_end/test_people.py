@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from tests.cluster.accounts import GROUP, USERS, WORKER, Accounts
 from tests.cluster.audit import AuditSocket
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.secrets import VALUE, command_lines_with_secrets, holding_secrets
-from tests.cluster.site import API_KEY, Site, message, script_application
+from tests.cluster.site import API_KEY, Site, message, script_application, working
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -121,13 +122,9 @@ async def _site(
     made = SharedSite(
         slurm, own, f"people-{acting}", worker, environment, accounts=accounts, audit=audit, server=server.api_url
     )
-    await made.make_pool()
-    worker.start()
-    try:
-        yield made
-    finally:
-        worker.stop()
-        audit.close()
+    with closing(audit):
+        async with working(made):
+            yield made
 
 
 @pytest.fixture(scope="session")

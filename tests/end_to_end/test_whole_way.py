@@ -18,13 +18,13 @@ import pytest
 from jobbergate_flows.jobbergate import calls
 from jobbergate_flows.jobbergate.models import FileType, MetricsPoint, Rendering, SubmissionStatus
 from tests.cluster.influxdb import DATABASE, InfluxServer
-from tests.cluster.jobbergate_api import JobbergateApi
+from tests.cluster.jobbergate_api import JobbergateApi, agent_environment
 from tests.cluster.jobbergate_people import Ada
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.site import running_site
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
-from tests.end_to_end.test_bridge import SETTING, agent_environment
+from tests.end_to_end.test_bridge import SETTING
 from tests.end_to_end.test_measured_runs import PROGRAM
 
 pytestmark = pytest.mark.slurm

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.cluster.http_server import serving
+from tests.cluster.http_server import Handler, serving
 
 REALM = "/realms/tests"
 SECRET = "the-secret-of-the-client"
@@ -186,7 +185,7 @@ def running_provider(provider: OidcProvider | None = None) -> Iterator[OidcProvi
     """Serve one on a port of its own."""
     served = provider or OidcProvider()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Endpoint(Handler):
         def do_GET(self) -> None:
             page = served.page(self.path)
             self._say(404 if page is None else 200, json.dumps(page or {}))
@@ -198,16 +197,8 @@ def running_provider(provider: OidcProvider | None = None) -> Iterator[OidcProvi
             self._say(status, said[""] if "" in said else json.dumps(said))
 
         def _say(self, status: int, text: str) -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.say(status, text.encode(), {"Content-Type": "application/json"})
 
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    with serving(Handler) as url:
+    with serving(Endpoint) as url:
         served.domain = f"{url}{REALM}"
         yield served

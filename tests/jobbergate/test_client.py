@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from jobbergate_flows.jobbergate.models import (
     Rendering,
     SubmissionStatus,
 )
-from tests.cluster.http_server import serving
+from tests.cluster.http_server import Handler, serving
 from tests.cluster.jobbergate_api import AGENT, PERSON, READER, JobbergateApi
 from tests.jobbergate.oidc import SECRET
 
@@ -336,7 +335,7 @@ def failing_api(*answers: tuple[int, str] | tuple[int, str, Mapping[str, str]] |
     waiting: list[Any] = list(answers)
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Api(Handler):
         protocol_version = "HTTP/1.1"
 
         def handle_all(self) -> None:
@@ -348,20 +347,11 @@ def failing_api(*answers: tuple[int, str] | tuple[int, str, Mapping[str, str]] |
                 self.close_connection = True
                 return
             status, text, *more = answer
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            for name, value in (more[0] if more else {}).items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
+            self.say(status, text.encode(), *more)
 
         do_GET = do_PUT = do_POST = do_DELETE = handle_all
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
-
-    with serving(Handler) as url:
+    with serving(Api) as url:
         told.url = url
         yield told
 
