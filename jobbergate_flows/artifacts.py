@@ -6,10 +6,12 @@ A key is the same for every run of a deployment, so that the UI shows the histor
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import (
     ArtifactFilter,
@@ -17,6 +19,7 @@ from prefect.client.schemas.filters import (
     ArtifactFilterKey,
 )
 from prefect.client.schemas.objects import FlowRun
+from prefect.context import AsyncClientContext
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 Kind = Literal["markdown", "progress"]
@@ -61,14 +64,14 @@ class RunArtifacts:
         if flow_run is None:
             return cls(None, "", suffix, job)
         if isinstance(flow_run, UUID):
-            async with get_client() as client:
+            async with _client() as client:
                 flow_run = await client.read_flow_run(flow_run)
         return cls(flow_run.id, await _prefix(flow_run), suffix, job)
 
     async def add(self, name: str, markdown: str, *, description: str, task_run_id: UUID | None = None) -> None:
         """Publish a page that does not change any more."""
         if self._flow_run_id is not None:
-            async with get_client() as client:
+            async with _client() as client:
                 await self._create(client, name, "markdown", markdown, description, task_run_id)
 
     async def show(self, name: str, data: str | float, *, description: str, kind: Kind = "markdown") -> None:
@@ -78,7 +81,7 @@ class RunArtifacts:
         """
         if self._flow_run_id is None or self._said.get(name) == (data, description):
             return
-        async with get_client() as client:
+        async with _client() as client:
             if name not in self._shown and (there := await self._find(client, name)) is not None:
                 self._shown[name] = there
             shown = self._shown.get(name)
@@ -130,11 +133,18 @@ async def change_artifact(client: PrefectClient, artifact_id: UUID, data: Any, d
     return True
 
 
+@asynccontextmanager
+async def _client() -> AsyncIterator[PrefectClient]:
+    """The client of whoever runs the flow, whatever its settings; live pages would read the CAs each time otherwise."""
+    async with AsyncClientContext.get_or_create() as context, context.client as client:
+        yield client
+
+
 async def _prefix(flow_run: FlowRun) -> str:
     # Asked once for each deployment and flow: names do not change.
     known = flow_run.deployment_id or flow_run.flow_id
     if known not in _names:
-        async with get_client() as client:
+        async with _client() as client:
             flow = (await client.read_flow(flow_run.flow_id)).name
             own = ""
             if flow_run.deployment_id is not None:

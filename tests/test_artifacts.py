@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.context import AsyncClientContext
 from prefect.flows import Flow
 
 from jobbergate_flows.artifacts import RunArtifacts
@@ -64,6 +66,30 @@ async def test_a_page_that_somebody_deleted_is_made_anew() -> None:
     await pages.show("live", "two", description="a")
 
     assert [page.data for page in (await artifacts_of(run)).values()] == ["two"]
+
+
+class Noting(httpx.AsyncHTTPTransport):
+    """Notes what is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[str] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.sent.append(f"{request.method} {request.url.path}")
+        return await super().handle_async_request(request)
+
+
+async def test_pages_are_sent_with_the_client_that_is_there_whatever_its_settings() -> None:
+    run = await a_run()
+    around = Noting()
+
+    async with AsyncClientContext(httpx_settings={"transport": around}):
+        pages = await RunArtifacts.of(run, "k1")
+        await pages.add("script", "echo", description="a")
+        await pages.show("live", "one", description="a")
+
+    assert around.sent.count("POST /api/artifacts/") == 2
 
 
 async def test_several_jobs_of_a_run_have_keys_of_their_own() -> None:
