@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
@@ -74,5 +75,38 @@ class RunFollower:
             if current is not None and (current.is_final() or current.is_cancelling()):
                 return
             # Only Running -> Pending is an order that the server refuses from a client.
-            force = state.is_pending() and current is not None and current.is_running()
-            await client.set_flow_run_state(self.flow_run_id, keeping_slot(state, current), force=force)
+            if state.is_pending() and current is not None and current.is_running():
+                await overwrite_state(client, run, state)
+            else:
+                await client.set_flow_run_state(self.flow_run_id, keeping_slot(state, current))
+
+
+async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
+    """Set a run's state past the server's rules, keeping the run's concurrency slot.
+
+    The rules keep a run that is to be cancelled from being set to anything else, and so does this: where somebody
+    cancelled or ended the run since `run` was read, that is set again, unless `state` ends the run itself.
+
+    Args:
+        client: Talks to the server.
+        run: The run as it was when this was decided.
+        state: What it is set to.
+    """
+    await client.set_flow_run_state(run.id, keeping_slot(state, run.state), force=True)
+    if state.is_final() or run.state is None:
+        return
+    lost = overwritten(await client.read_flow_run_states(run.id), run.state)
+    if lost is not None:
+        await client.set_flow_run_state(run.id, keeping_slot(lost, run.state), force=True)
+
+
+def overwritten(states: Iterable[State[Any]], seen: State[Any]) -> State[Any] | None:
+    """The end, or the cancelling, that came after `seen` and is no longer a run's state; None without one. Pure.
+
+    Args:
+        states: All states of the run, in any order; the server mints their times, no two the same.
+        seen: The one that was the newest before.
+    """
+    since = sorted((state for state in states if state.timestamp > seen.timestamp), key=lambda state: state.timestamp)
+    ends = [state for state in since if state.is_final() or state.is_cancelling()]
+    return ends[-1] if ends and ends[-1] is not since[-1] else None
