@@ -37,6 +37,7 @@ from agent_worker.kinds import SUBMISSION_FLOW, Kind
 from agent_worker.run_facts import ReadRun, RunOver, read_run_facts
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.errors import JobbergateFlowsError
+from jobbergate_flows.following import tell_state
 from jobbergate_flows.jobbergate.errors import JobbergateError
 from jobbergate_flows.slurm.accounts import AccountRefused
 from jobbergate_flows.slurm.directives import has_foreign_lines, parse_directives
@@ -369,8 +370,5 @@ class _Waiting:
     async def say(self, name: str, message: str) -> None:
         if self._said == (name, message):
             return
-        run = await read_run(self._flow_run.id)
-        if run is None or run.state is None or run.state.is_final() or run.state.is_cancelling():
-            return
-        await force_state(self._flow_run.id, State(type=StateType.PENDING, name=name, message=message))
+        await tell_state(self._flow_run.id, State(type=StateType.PENDING, name=name, message=message))
         self._said = (name, message)

@@ -22,7 +22,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from jobbergate_flows.following import overwrite_state
+from jobbergate_flows.states import keeping_slot
 
 PAGE = 200
 """So many runs the server gives at once."""
@@ -70,10 +70,11 @@ async def runs_of_ids(
 
 
 async def force_state(flow_run_id: UUID, state: State[Any]) -> None:
-    """Set a run's state whatever it was before; see `overwrite_state`. A run that was deleted is left alone."""
+    """End a run with `state`, whatever it was before. Of a run that goes on `tell_state` tells."""
     async with get_client() as client:
         try:
-            await overwrite_state(client, await client.read_flow_run(flow_run_id), state)
+            run = await client.read_flow_run(flow_run_id)
+            await client.set_flow_run_state(flow_run_id, keeping_slot(state, run.state), force=True)
         except ObjectNotFound:
             return
 

@@ -55,9 +55,7 @@ class RunFollower:
         attempt = 0
         while (state := self._next) is not None:
             try:
-                await self._tell_one(state)
-            except ObjectNotFound:
-                self._next = None
+                await tell_state(self.flow_run_id, state)
             except Exception as error:
                 delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
                 attempt += 1
@@ -68,32 +66,53 @@ class RunFollower:
                 if self._next is state:
                     self._next = None
 
-    async def _tell_one(self, state: State[Any]) -> None:
-        async with get_client() as client:
-            run = await client.read_flow_run(self.flow_run_id)
+
+async def tell_state(flow_run_id: UUID, state: State[Any]) -> None:
+    """Set a run that goes on to `state`.
+
+    One that is over, or is to be cancelled, or says that already, is left alone, as is one that was deleted.
+
+    Raises:
+        httpx.HTTPError: The server cannot be reached.
+    """
+    async with get_client() as client:
+        try:
+            run = await client.read_flow_run(flow_run_id)
             current = run.state
-            if current is not None and (current.is_final() or current.is_cancelling()):
+            if current is not None and (
+                current.is_final()
+                or current.is_cancelling()
+                or (current.name, current.message) == (state.name, state.message)
+            ):
                 return
-            # Only Running -> Pending is an order that the server refuses from a client.
-            if state.is_pending() and current is not None and current.is_running():
+            if _is_refused(current, state):
                 await overwrite_state(client, run, state)
             else:
-                await client.set_flow_run_state(self.flow_run_id, keeping_slot(state, current))
+                await client.set_flow_run_state(flow_run_id, keeping_slot(state, current))
+        except ObjectNotFound:
+            return
+
+
+def _is_refused(current: State[Any] | None, state: State[Any]) -> bool:
+    """Whether the server's rules stand against what Slurm says: that a job is queued again, or for another reason."""
+    if current is None or not state.is_pending():
+        return False
+    return current.is_running() or (current.is_pending() and current.name == state.name)
 
 
 async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
-    """Set a run's state past the server's rules, keeping the run's concurrency slot.
+    """Set a run that goes on to `state`, past the server's rules, keeping its concurrency slot.
 
-    The rules keep a run that is to be cancelled from being set to anything else, and so does this: where somebody
-    cancelled or ended the run since `run` was read, that is set again, unless `state` ends the run itself.
+    The rules keep a run that is to be cancelled from being set to anything else. So does this: where somebody cancelled
+    or ended the run since `run` was read, that is set again.
 
     Args:
         client: Talks to the server.
         run: The run as it was when this was decided.
-        state: What it is set to.
+        state: What it is set to; none that ends the run.
     """
     await client.set_flow_run_state(run.id, keeping_slot(state, run.state), force=True)
-    if state.is_final() or run.state is None:
+    if run.state is None:
         return
     lost = overwritten(await client.read_flow_run_states(run.id), run.state)
     if lost is not None:

@@ -1,4 +1,4 @@
-"""A run's state set past the server's rules, while somebody else sets another."""
+"""A run's state follows its job's, also past the server's rules; what somebody else says meanwhile is not lost."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.states import Cancelled, Cancelling, Crashed, Failed, Running
+from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 
-from jobbergate_flows.following import overwrite_state
+from jobbergate_flows.following import overwrite_state, tell_state
 from tests.cluster.prefect_server import PrefectServer
-
-QUEUED = State(type=StateType.PENDING, name="Queued", message="Priority")
 
 
 @flow
 def study() -> None: ...
+
+
+def queued(reason: str) -> State[None]:
+    return State(type=StateType.PENDING, name="Queued", message=reason)
 
 
 async def running(client: PrefectClient) -> FlowRun:
@@ -29,12 +31,33 @@ async def now(client: PrefectClient, run: FlowRun) -> tuple[str, str | None]:
     return state.name or "", state.message
 
 
-async def test_a_running_run_is_queued(prefect_server: PrefectServer) -> None:
+async def test_a_running_run_is_queued_and_told_each_reason_once(prefect_server: PrefectServer) -> None:
     async with get_client() as client:
         run = await running(client)
-        await overwrite_state(client, run, QUEUED)
+        for reason in ("Priority", "Resources", "Resources", "Priority"):
+            await tell_state(run.id, queued(reason))
+        states = await client.read_flow_run_states(run.id)
 
-        assert await now(client, run) == ("Queued", "Priority")
+    said = [state.message for state in sorted(states, key=lambda state: state.timestamp) if state.name == "Queued"]
+    assert said == ["Priority", "Resources", "Priority"]
+
+
+@pytest.mark.parametrize("end", [Completed(), Cancelling()], ids=["ended", "cancelling"])
+async def test_a_run_that_does_not_go_on_is_left_alone(prefect_server: PrefectServer, end: State[None]) -> None:
+    async with get_client() as client:
+        run = await running(client)
+        await client.set_flow_run_state(run.id, end)
+        for state in (queued("Priority"), Running(message="on node1")):
+            await tell_state(run.id, state)
+
+        assert await now(client, run) == (end.name, None)
+
+
+async def test_a_run_that_was_deleted_is_left_alone(prefect_server: PrefectServer) -> None:
+    async with get_client() as client:
+        run = await running(client)
+        await client.delete_flow_run(run.id)
+    await tell_state(run.id, queued("Priority"))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +72,9 @@ async def test_a_run_that_was_cancelled_or_ended_meanwhile_stays_so(
         run = await running(client)
         for state in said:
             await client.set_flow_run_state(run.id, state)
-        await overwrite_state(client, run, QUEUED)
+        await overwrite_state(client, run, queued("Priority"))
 
         assert await now(client, run) == (said[-1].name, "by alice")
-
-
-async def test_an_end_overtakes_a_cancellation(prefect_server: PrefectServer) -> None:
-    async with get_client() as client:
-        run = await running(client)
-        await client.set_flow_run_state(run.id, Cancelling())
-        await overwrite_state(client, run, Crashed(message="its node is gone"))
-
-        assert await now(client, run) == ("Crashed", "its node is gone")
 
 
 async def test_an_earlier_life_of_the_run_is_not_its_end(prefect_server: PrefectServer) -> None:
@@ -68,6 +82,6 @@ async def test_an_earlier_life_of_the_run_is_not_its_end(prefect_server: Prefect
         run = await running(client)
         await client.set_flow_run_state(run.id, Failed())
         await client.set_flow_run_state(run.id, Running(), force=True)
-        await overwrite_state(client, await client.read_flow_run(run.id), QUEUED)
+        await overwrite_state(client, await client.read_flow_run(run.id), queued("Priority"))
 
         assert await now(client, run) == ("Queued", "Priority")

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import StateType
 
 from jobbergate_flows.applications import Application
 from tests.cluster.site import Site, message, script_application
+from tests.cluster.waiting import await_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -90,6 +91,32 @@ async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its
     go_on.touch()
     run = await site.end(run_id)
     assert run.state_name == "Completed"
+
+
+@pytest.mark.slurm
+async def test_of_a_job_that_waits_the_run_says_slurms_newest_reason(site: Site, tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    script = f"#!/bin/bash\n#SBATCH --exclusive\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    deployed = await site.deploy(script_application(tmp_path, "alone", script))
+    first = await site.start(deployed)
+    await site.until(first, "Running")
+    second = await site.start(deployed)
+
+    async def says(reason: str) -> None:
+        async def said() -> bool:
+            run = await site.run(second)
+            return run.state_name == "Queued" and reason in message(run)
+
+        await await_until(said, 60, f"{reason} as the second run's state")
+
+    await says("waiting for free nodes")
+    (submission,) = site.submissions(second)
+    site.slurm.run("scontrol", "update", f"JobId={submission.job_id}", "StartTime=now+1hour")
+    await says("waiting for the time from which it may begin")
+    site.slurm.run("scontrol", "update", f"JobId={submission.job_id}", "StartTime=now")
+    go_on.touch()
+    for run_id in (first, second):
+        assert (await site.end(run_id)).state_name == "Completed"
 
 
 @pytest.mark.slurm
