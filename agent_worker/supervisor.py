@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import AsyncClientContext
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -24,7 +24,7 @@ from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.jobbergate.submission import only_followed
 from agent_worker.kinds import submitted_as
-from agent_worker.runs import hand_back, may_be_killed
+from agent_worker.runs import hand_back, may_be_killed, read_run
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession, SessionObserver
@@ -167,7 +167,13 @@ class Supervisor:
             if kind == "ended":
                 await self._finish(flow_run)
                 return
-            if not recovered:
+            if recovered:
+                # Who found it left behind looked before it was held: it may have ended since, or be in its queue again.
+                now = await read_run(flow_run.id)
+                if now is None or now.state is None or now.state.type not in (StateType.PENDING, StateType.RUNNING):
+                    return
+                flow_run = now
+            else:
                 # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
                 await self.session.mark_run_told(str(flow_run.id), submitted_as(kind))
             admitted = await self.admission.admit(flow_run, kind, configuration if kind == "flow" else None)

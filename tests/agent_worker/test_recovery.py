@@ -8,7 +8,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Crashed, Failed, Pending, Running
+from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration
 from agent_worker.recovery import LOST_AFTER, is_left_behind, recover_runs
@@ -55,6 +55,27 @@ async def configure(_flow_run: FlowRun) -> FlowJobConfiguration:
 
 async def recover(workshop: Workshop) -> None:
     workshop.background(recover_runs(workshop.supervisor, workshop.pool, "me", configure, 0.1))
+
+
+@pytest.mark.parametrize("since", [Completed(), Cancelling(), AwaitingRetry()], ids=lambda state: str(state.name))
+async def test_what_went_on_without_us_since_it_was_found_is_not_run_again(
+    workshop: Workshop, tmp_path: Path, since: State
+) -> None:
+    found = await workshop.launch(
+        await workshop.deploy(script_application(tmp_path, "study", "#!/bin/sh\n")), Running()
+    )
+    async with get_client() as client:
+        await client.set_flow_run_state(found.id, since, force=True)
+
+    await workshop.supervisor.hold(found, "application", recovered=True)
+
+    async def let_go() -> bool:
+        return found.id not in workshop.supervisor.held
+
+    await await_until(let_go, 30, "the end of its life here")
+    async with get_client() as client:
+        assert (await client.read_flow_run(found.id)).state_name == since.name
+    assert workshop.ledger.of_flow_run(str(found.id)) == []
 
 
 def secrets(folder: Path) -> list[Path]:
