@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import AsyncClientContext
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from agent_worker import flow_jobs, resident
@@ -24,7 +25,7 @@ from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.jobbergate.submission import only_followed
 from agent_worker.kinds import submitted_as
-from agent_worker.runs import hand_back, may_be_killed, read_run
+from agent_worker.runs import hand_back, lease_of, may_be_killed, read_run
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession, SessionObserver
@@ -152,8 +153,7 @@ class Supervisor:
                 # It goes back to its queue, and has come from there already.
                 await asyncio.wait([held.life])
             life = asyncio.create_task(self._live(flow_run, kind, configuration, recovered))
-            lease = flow_run.state.state_details.deployment_concurrency_lease_id if flow_run.state else None
-            self._held[flow_run.id] = HeldRun(flow_run, kind, life, lease)
+            self._held[flow_run.id] = HeldRun(flow_run, kind, life, lease_of(flow_run))
 
         await self.do(begin())
 
@@ -255,13 +255,24 @@ class Supervisor:
     async def _renew_leases(self) -> None:
         while True:
             await asyncio.sleep(_LEASE_RENEWAL_SECONDS)
-            leases = {run.lease for run in self._held.values() if run.lease is not None}
             async with get_client() as client:
-                for lease in leases:
-                    try:
-                        await client.renew_concurrency_lease(lease, LEASE_SECONDS)
-                    except Exception as error:
-                        _logger.warning("A concurrency lease was not renewed: %s", error)
+                for held in self.held.values():
+                    if held.lease is not None:
+                        await _renew_lease(client, held, held.lease)
+
+
+async def _renew_lease(client: PrefectClient, held: HeldRun, lease: UUID) -> None:
+    """Renew the lease of a run's concurrency slot, or find the one that it has by now."""
+    try:
+        try:
+            await client.renew_concurrency_lease(lease, LEASE_SECONDS)
+        except PrefectHTTPStatusError:
+            # A run that begins to run when its lease was not renewed in time is given another.
+            held.lease = lease_of(await client.read_flow_run(held.flow_run.id))
+            if held.lease == lease:
+                raise
+    except Exception as error:
+        _logger.warning("The concurrency lease of run %s was not renewed: %s", held.flow_run.id, error)
 
 
 def _report_death(service: asyncio.Task[None]) -> None:

@@ -68,9 +68,10 @@ class RunFollower:
 
 
 async def tell_state(flow_run_id: UUID, state: State[Any]) -> None:
-    """Set a run that goes on to `state`.
+    """Set a run that is Pending or Running to `state`, which is one of these as well.
 
-    One that is over, or is to be cancelled, or says that already, is left alone, as is one that was deleted.
+    A run that says so already is left alone, as is one that does not go on: it is over, paused, in its queue, to be
+    cancelled, or deleted.
 
     Raises:
         httpx.HTTPError: The server cannot be reached.
@@ -79,53 +80,47 @@ async def tell_state(flow_run_id: UUID, state: State[Any]) -> None:
         try:
             run = await client.read_flow_run(flow_run_id)
             current = run.state
-            if current is not None and (
-                current.is_final()
-                or current.is_cancelling()
-                or (current.name, current.message) == (state.name, state.message)
-            ):
+            if current is None or not (current.is_pending() or current.is_running()):
                 return
-            if _is_refused(current, state):
+            if (current.name, current.message) != (state.name, state.message):
                 await overwrite_state(client, run, state)
-            else:
-                await client.set_flow_run_state(flow_run_id, keeping_slot(state, current))
         except ObjectNotFound:
             return
-
-
-def _is_refused(current: State[Any] | None, state: State[Any]) -> bool:
-    """Whether the server's rules stand against what Slurm says: that a job is queued again, or for another reason."""
-    if current is None or not state.is_pending():
-        return False
-    return current.is_running() or (current.is_pending() and current.name == state.name)
 
 
 async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
     """Set a run that goes on to `state`, past the server's rules, keeping its concurrency slot.
 
-    The rules keep a run that is to be cancelled from being set to anything else. So does this: where somebody cancelled
-    or ended the run since `run` was read, that is set again.
+    What Slurm has stands above the rules. They refuse Pending after Running, and after a Pending of the same name; and
+    they cancel a run that begins to run when the server has forgotten the lease of its slot, as it does when it is
+    restarted. But they also keep a run that is to be cancelled from being set to anything else. So does this: where
+    somebody cancelled or ended the run since `run` was read, that is set again.
 
     Args:
         client: Talks to the server.
         run: The run as it was when this was decided.
         state: What it is set to; none that ends the run.
     """
-    await client.set_flow_run_state(run.id, keeping_slot(state, run.state), force=True)
-    if run.state is None:
+    result = await client.set_flow_run_state(run.id, keeping_slot(state, run.state), force=True)
+    if run.state is None or result.state is None:
         return
-    lost = overwritten(await client.read_flow_run_states(run.id), run.state)
+    lost = overwritten(await client.read_flow_run_states(run.id), run.state, result.state)
     if lost is not None:
         await client.set_flow_run_state(run.id, keeping_slot(lost, run.state), force=True)
 
 
-def overwritten(states: Iterable[State[Any]], seen: State[Any]) -> State[Any] | None:
-    """The end, or the cancelling, that came after `seen` and is no longer a run's state; None without one. Pure.
+def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any]) -> State[Any] | None:
+    """The end, or the cancelling, that came between two states of a run; None without one. Pure.
+
+    Nor is there one where the run has gone on from `put`: then somebody knew of it.
 
     Args:
         states: All states of the run, in any order; the server mints their times, no two the same.
         seen: The one that was the newest before.
+        put: The one that was put in its place.
     """
     since = sorted((state for state in states if state.timestamp > seen.timestamp), key=lambda state: state.timestamp)
+    if not since or since[-1].id != put.id:
+        return None
     ends = [state for state in since if state.is_final() or state.is_cancelling()]
-    return ends[-1] if ends and ends[-1] is not since[-1] else None
+    return ends[-1] if ends else None

@@ -10,6 +10,7 @@ from prefect.states import Cancelled, Cancelling, Completed, Failed, Running
 
 from jobbergate_flows.following import overwrite_state, tell_state
 from tests.cluster.prefect_server import PrefectServer
+from tests.cluster.slots import forget_lease, take_slot
 
 
 @flow
@@ -85,3 +86,14 @@ async def test_an_earlier_life_of_the_run_is_not_its_end(prefect_server: Prefect
         await overwrite_state(client, await client.read_flow_run(run.id), queued("Priority"))
 
         assert await now(client, run) == ("Queued", "Priority")
+
+
+async def test_a_run_begins_whose_slot_the_server_has_forgotten(prefect_server: PrefectServer) -> None:
+    async with get_client() as client:
+        deployment = await client.create_deployment(await client.create_flow(study), "study", concurrency_limit=1)
+        run = await take_slot(client, (await client.create_flow_run_from_deployment(deployment)).id)
+        await forget_lease(client, run)
+        await tell_state(run.id, queued("Priority"))
+        await tell_state(run.id, Running(message="on node1"))
+
+        assert await now(client, run) == ("Running", "on node1")

@@ -72,8 +72,8 @@ class Workshop:
         await await_until(all_gone, 30, "the end of all runs")
         await self.supervisor.stop()
 
-    async def deploy(self, application: Application) -> DeployedApplication:
-        return await adeploy_application(application, work_pool=self.pool)
+    async def deploy(self, application: Application, **options: Any) -> DeployedApplication:
+        return await adeploy_application(application, work_pool=self.pool, **options)
 
     async def launch(
         self,

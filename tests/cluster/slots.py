@@ -1,0 +1,30 @@
+"""A run's slot under its deployment's concurrency limit, and what the server forgets of it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending, Scheduled
+
+from agent_worker.runs import lease_of
+
+
+async def take_slot(client: PrefectClient, run_id: UUID) -> FlowRun:
+    """The run, Pending as one that comes from its queue: it has a slot, and a lease of it."""
+    await client.set_flow_run_state(run_id, Scheduled(), force=True)
+    await client.set_flow_run_state(run_id, Pending())
+    run = await client.read_flow_run(run_id)
+    assert lease_of(run) is not None
+    return run
+
+
+async def forget_lease(client: PrefectClient, run: FlowRun) -> None:
+    """As a restart of the server does, which keeps leases in memory: the slot stays taken, without a lease."""
+    lease = lease_of(run)
+    assert lease is not None
+    await client.release_concurrency_slots_with_lease(lease)
+    names = [f"deployment:{run.deployment_id}"]
+    taken = await client.increment_concurrency_slots(names, slots=1, mode="concurrency")
+    assert len(taken.json()) == 1
