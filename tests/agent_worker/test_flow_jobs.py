@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePath
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Running
+from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from agent_worker.configuration import SlurmJobConfiguration
 from agent_worker.flow_jobs import settled
@@ -123,3 +124,37 @@ async def test_a_cancelled_run_ends_whatever_becomes_of_its_secrets(
 
     assert (await workshop.end(flow_run.id)).state_name == "Cancelled"
     await was_told(workshop, flow_run)
+
+
+@pytest.mark.parametrize("queue", [True, False], ids=["back in its queue", "come from its queue"])
+async def test_a_run_that_is_retried_before_slurm_told_its_end_gets_another_job(
+    workshop: Workshop, tmp_path: Path, queue: bool
+) -> None:
+    flow_run = await workshop.launch(await workshop.deploy(script_application(tmp_path, "flow", "#!/bin/sh\n")))
+    first_ends = tmp_path / "first-ends"
+    command = f"sh -c 'until [ -e {first_ends} ]; do sleep 0.1; done; exit 3'"
+    configuration = SlurmJobConfiguration(command=command, directory=str(workshop.folder))
+    await workshop.supervisor.hold(flow_run, "flow", configuration)
+
+    async def submissions(count: int) -> bool:
+        return len([row for row in workshop.ledger.of_flow_run(str(flow_run.id)) if row.job_id]) == count
+
+    await await_until(lambda: submissions(1), 30, "the first job")
+    async with get_client() as client:
+        said: list[State] = [Running(), Failed(), AwaitingRetry()]
+        for state in said if queue else [*said, Pending()]:
+            await client.set_flow_run_state(flow_run.id, state)
+        first_ends.touch()
+        if queue:
+
+            async def let_go() -> bool:
+                return flow_run.id not in workshop.supervisor.held
+
+            await await_until(let_go, 30, "the end of its life")
+            assert (await client.read_flow_run(flow_run.id)).state_name == "AwaitingRetry"
+            await client.set_flow_run_state(flow_run.id, Pending())
+            await workshop.supervisor.hold(await client.read_flow_run(flow_run.id), "flow", configuration)
+
+    await await_until(lambda: submissions(2), 30, "the second job")
+    assert "exit code 3" in message(await workshop.end(flow_run.id))
+    assert [row.attempt for row in workshop.ledger.of_flow_run(str(flow_run.id))] == [0, 1]
