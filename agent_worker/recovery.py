@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -39,7 +40,7 @@ async def recover_runs(
     async with get_client() as client:
         while True:
             try:
-                online = await _online(client, work_pool)
+                online = await _online(client, supervisor, work_pool)
                 for run in await _left_behind(client, supervisor, work_pool, worker_name, online):
                     try:
                         await _take_up(client, supervisor, run, configure)
@@ -73,9 +74,23 @@ def _is_ours(run: FlowRun, worker_name: str, online: set[str]) -> bool:
     return owner in (None, worker_name) or owner not in online
 
 
-async def _online(client: PrefectClient, work_pool: str) -> set[str]:
+async def _online(client: PrefectClient, supervisor: Supervisor, work_pool: str) -> set[str]:
+    """The names of the pool's workers that live, as the server has heard of lately or the ledger knows.
+
+    When the server was away for a while it takes them all for dead, until each has told again that it lives.
+    """
     workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
-    return {worker.name for worker in workers if worker.status == "ONLINE"}
+    ledger = supervisor.session.ledger
+    return {
+        worker.name
+        for worker in workers
+        if worker.status == "ONLINE" or await asyncio.to_thread(ledger.is_claimed, worker_claim(worker.name))
+    }
+
+
+def worker_claim(name: str) -> str:
+    """The claim by which the ledger knows that a worker of that name lives: it ends with the worker's process."""
+    return f"worker-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 
 async def _left_behind(

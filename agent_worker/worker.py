@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import socket
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from agent_worker.jobbergate.mirror import add_mirror, observer_of
 from agent_worker.jobbergate.setup import agent_settings, make_bridge
 from agent_worker.jobbergate.tasks import TaskScheduler, site_tasks
 from agent_worker.kinds import Kind, kind_of
-from agent_worker.recovery import recover_runs
+from agent_worker.recovery import recover_runs, worker_claim
 from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
 from agent_worker.site import WorkerRefused, door_opener, rules_of
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
 
 _STARTS_AT_ONCE = 2
+_CLAIM_TRIES = 3
 
 
 class JobbergateSlurmResult(BaseWorkerResult):
@@ -211,7 +211,7 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
             connect, settings.cluster, name=settings.cluster_name, slurm_conf=settings.slurm_conf
         )
         ledger = await asyncio.to_thread(Ledger.open, settings.ledger)
-        if not await asyncio.to_thread(ledger.claim, worker_claim(self.name)):
+        if not await _claim(ledger, worker_claim(self.name)):
             raise WorkerRefused(
                 f"another worker named {self.name!r} works with this ledger",
                 hint="give this one another --name, and a ledger of its own where it is for another cluster",
@@ -236,6 +236,10 @@ def worker_resource(worker: JobbergateSlurmWorker) -> dict[str, str]:
     return dict(worker._event_resource())  # type: ignore[no-untyped-call]
 
 
-def worker_claim(name: str) -> str:
-    """The claim by which the ledger knows that a worker of that name lives: it ends with the worker's process."""
-    return f"worker-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+async def _claim(ledger: Ledger, key: str) -> bool:
+    for _ in range(_CLAIM_TRIES):
+        if await asyncio.to_thread(ledger.claim, key):
+            return True
+        # Another worker that asks whether this one lives has it for a moment.
+        await asyncio.sleep(0.2)
+    return False

@@ -14,6 +14,9 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+# A host that is gone says nothing: without them its claims stay for two hours.
+_KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+
 
 class Claims(Protocol):
     """Exclusive claims on keys. Every method may be called from any thread."""
@@ -118,6 +121,9 @@ class PostgresClaims:
             self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             is_new = True
         try:
+            if is_new:
+                for name, value in _KEEPALIVES.items():
+                    self._connection.execute(sa.text(f"SET {name} = {value}"))
             return bool(self._connection.execute(sa.text(query), {"key": key}).scalar())
         except sa.exc.OperationalError:
             self._connection.close()

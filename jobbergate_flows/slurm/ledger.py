@@ -255,6 +255,13 @@ class Ledger:
         """Let others submit this key."""
         self._claims.release(key)
 
+    def is_claimed(self, key: str) -> bool:
+        """Whether somebody has claimed this key, in this process or another. To ask is to claim it for a moment."""
+        if not self.claim(key):
+            return True
+        self.release(key)
+        return False
+
     def intend(self, submission: Submission) -> Submission:
         """Commit an intent, and return it; or the row that is there already under its key."""
         values = {field.name: getattr(submission, field.name) for field in fields(submission)}

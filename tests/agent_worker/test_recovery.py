@@ -1,5 +1,6 @@
 """Which of a pool's unfinished runs a worker takes up."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -11,9 +12,9 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration
-from agent_worker.recovery import LOST_AFTER, is_left_behind, recover_runs
+from agent_worker.recovery import LOST_AFTER, is_left_behind, recover_runs, worker_claim
 from agent_worker.runs import hand_back
-from jobbergate_flows.slurm.ledger import Submission, SubmissionStatus
+from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionStatus
 from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.submission import SECRET_FILE
 from tests.agent_worker.conftest import Workshop
@@ -182,15 +183,31 @@ async def test_a_flow_that_was_handed_back_by_a_worker_that_died_then_makes_its_
     assert [row.attempt for row in rows] == [0, 1]
 
 
-@pytest.mark.parametrize("owner", ["another worker", "another pool"])
+async def seen_offline(workshop: Workshop, name: str) -> None:
+    """A worker of which the server has not heard for too long."""
+    async with get_client() as client:
+        await client.send_worker_heartbeat(workshop.pool, name, heartbeat_interval_seconds=1, get_worker_id=False)
+
+        async def offline() -> bool:
+            workers = await client.read_workers_for_work_pool(workshop.pool)
+            return [worker.status for worker in workers if worker.name == name] == ["OFFLINE"]
+
+        await await_until(offline, 30, "the worker to be offline")
+
+
+@pytest.mark.parametrize("owner", ["another worker", "one that cannot tell that it lives", "another pool"])
 async def test_a_flow_that_another_worker_may_hold_is_left_to_it(
-    workshop: Workshop, tmp_path: Path, owner: str
+    workshop: Workshop, tmp_path: Path, ledger_of_another: Ledger, owner: str
 ) -> None:
     theirs, ours = [await killed_flow(workshop, tmp_path, Crashed()) for _ in range(2)]
     async with get_client() as client:
+        if owner != "another pool":
+            await client.update_flow_run_labels(theirs.id, {"prefect.worker.name": "other"})
         if owner == "another worker":
             await client.send_worker_heartbeat(workshop.pool, "other", get_worker_id=False)
-            await client.update_flow_run_labels(theirs.id, {"prefect.worker.name": "other"})
+        elif owner == "one that cannot tell that it lives":
+            assert ledger_of_another.claim(worker_claim("other"))
+            await seen_offline(workshop, "other")
         else:
             workshop.pool = f"{workshop.pool}-2"
             await client.create_work_pool(WorkPoolCreate(name=workshop.pool, type="jobbergate-slurm"))
@@ -202,3 +219,26 @@ async def test_a_flow_that_another_worker_may_hold_is_left_to_it(
     assert theirs.id not in workshop.supervisor.held
     row = await workshop.submission(theirs.id)
     assert (row.retried, row.told) == (False, False)
+
+
+async def test_the_runs_of_a_worker_that_is_gone_are_taken_up(
+    workshop: Workshop, tmp_path: Path, ledger_of_another: Ledger
+) -> None:
+    run = await killed_flow(workshop, tmp_path, Crashed())
+    assert ledger_of_another.claim(worker_claim("other"))
+    async with get_client() as client:
+        await client.update_flow_run_labels(run.id, {"prefect.worker.name": "other"})
+    await seen_offline(workshop, "other")
+    ledger_of_another.close()
+
+    await workshop.supervisor.do(recover(workshop))
+
+    await back_in_the_queue(workshop, run)
+
+
+@pytest.fixture
+def ledger_of_another(workshop: Workshop) -> Iterator[Ledger]:
+    """The same ledger, as another worker has it."""
+    ledger = Ledger.open(workshop.ledger.engine.url.database)
+    yield ledger
+    ledger.close()

@@ -338,6 +338,18 @@ def test_one_at_a_time_claims_a_key(ledger_place: str, ledger: Ledger) -> None:
     other.close()
 
 
+def test_who_asks_whether_a_key_is_claimed_does_not_keep_it(ledger_place: str, ledger: Ledger) -> None:
+    other = Ledger.open(ledger_place)
+    assert not ledger.is_claimed("key")
+
+    assert other.claim("key")
+
+    assert ledger.is_claimed("key")
+    assert other.is_claimed("key")
+    other.close()
+    assert not ledger.is_claimed("key")
+
+
 def test_of_many_threads_one_gets_the_key(ledger_place: str) -> None:
     ledgers = [Ledger.open(ledger_place) for _ in range(4)]
     with ThreadPoolExecutor(8) as pool:
