@@ -329,6 +329,10 @@ class ClusterSession:
         end = end_of(status, records, node_list)
         decided = decide(policy, asked, (*ends, end))
         if isinstance(decided, Retry):
+            # Again: what accounting knows may have been waited for.
+            now = await asyncio.to_thread(self.ledger.get, job.key)
+            if now is None or now.cancel_requested:
+                return GivenUp(None)
             await asyncio.to_thread(self.ledger.mark_retried, job.key, end)
         return decided
 

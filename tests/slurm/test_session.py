@@ -398,6 +398,20 @@ async def test_accounting_that_does_not_come_back_is_not_waited_for_for_ever(
     assert "without what accounting knows" in says[-1]
 
 
+async def test_a_job_that_is_cancelled_while_its_retry_is_decided_has_none(
+    session: ClusterSession, cluster: FaultyCluster, site: Site
+) -> None:
+    job = await an_ended_job(session, site, attempts=2)
+    cluster.accounted = HAD_A_GIGABYTE
+
+    async def cancelled_meanwhile() -> None:
+        await session.cancel(job)
+
+    cluster.before_steps = cancelled_meanwhile
+
+    assert await next_attempt(session, job) == GivenUp(None)
+
+
 @pytest.mark.parametrize("policy", [{}, {"attempts": 2, "on": ["timeout"]}, {"attempts": 1}], ids=str)
 async def test_accounting_is_not_asked_for_what_is_not_retried_anyway(
     session: ClusterSession, cluster: FaultyCluster, site: Site, policy: dict[str, Any]
