@@ -259,6 +259,7 @@ class SlurmCluster:
                     "mariadbd",
                     "--no-defaults",
                     f"--datadir={mysql}",
+                    f"--tmpdir={self.folder}/mysql-tmp",
                     f"--socket={self._database}",
                     f"--pid-file={mysql}/mariadbd.pid",
                     "--bind-address=127.0.0.1",
@@ -287,7 +288,9 @@ class SlurmCluster:
         self.run("sacctmgr", "-i", "add", "user", "root", f"account={ACCOUNT}", f"defaultaccount={ACCOUNT}")
 
     def _write_configuration(self) -> None:
-        for name, owner in (("munge", "munge"), ("mysql", "mysql"), ("state", "slurm"), ("spool", "root")):
+        # A MariaDB that starts empties the folder for temporary tables: /tmp is that of others too.
+        owners = {"munge": "munge", "mysql": "mysql", "mysql-tmp": "mysql", "state": "slurm", "spool": "root"}
+        for name, owner in owners.items():
             (self.folder / name).mkdir(mode=0o755)
             shutil.chown(self.folder / name, owner, owner)
         key = self.folder / "munge" / "munge.key"
@@ -297,6 +300,7 @@ class SlurmCluster:
         made = self._run(
             *("mariadb-install-db", "--no-defaults", "--user=mysql", f"--datadir={self.folder}/mysql"),
             *("--skip-test-db", "--skip-name-resolve", "--auth-root-authentication-method=socket"),
+            f"--tmpdir={self.folder}/mysql-tmp",
         )
         if made.returncode:
             raise ServiceFailed(f"mariadb-install-db exited with {made.returncode}: {made.stderr}{made.stdout}")
