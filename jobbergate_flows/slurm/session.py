@@ -356,12 +356,12 @@ class ClusterSession:
         await asyncio.to_thread(self.ledger.forget_retries, flow_run_id)
         rows = []
         for row in await asyncio.to_thread(self.ledger.of_flow_run, flow_run_id):
-            if row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED):
-                # As it is after the wish was written: from then on whoever submits it cancels its job.
+            unfinished = row.status in (SubmissionStatus.INTENT, SubmissionStatus.SUBMITTED)
+            if unfinished or (row.status is SubmissionStatus.FINAL and not row.told):
+                # As it is after the wish was written: from then on whoever submits it cancels its job, and whoever
+                # decides about its retry makes none.
                 wished = await asyncio.to_thread(self.ledger.request_cancel, row.key)
                 rows.append(wished if wished is not None else row)
-            elif row.status is SubmissionStatus.FINAL and not row.told:
-                rows.append(row)
         jobs = [row.job_id for row in rows if row.job_id is not None and row.status is not SubmissionStatus.FINAL]
         if jobs:
             await self.cluster.cancel(jobs)

@@ -302,7 +302,7 @@ async def test_cancelling_leaves_a_job_that_is_over_to_whoever_tells_its_end(
 
     row = ledger.get(job.key)
     assert row is not None
-    assert (row.cancel_requested, row.final_state) == (False, "Completed")
+    assert (row.told, row.final_state) == (False, "Completed")
     await session.mark_told(job)
     assert await session.cancel_flow_run("run") == []
 
@@ -398,14 +398,18 @@ async def test_accounting_that_does_not_come_back_is_not_waited_for_for_ever(
     assert "without what accounting knows" in says[-1]
 
 
+@pytest.mark.parametrize("what", ["the job", "its run"])
 async def test_a_job_that_is_cancelled_while_its_retry_is_decided_has_none(
-    session: ClusterSession, cluster: FaultyCluster, site: Site
+    session: ClusterSession, cluster: FaultyCluster, site: Site, what: str
 ) -> None:
     job = await an_ended_job(session, site, attempts=2)
     cluster.accounted = HAD_A_GIGABYTE
 
     async def cancelled_meanwhile() -> None:
-        await session.cancel(job)
+        if what == "the job":
+            await session.cancel(job)
+        else:
+            await session.cancel_flow_run("run")
 
     cluster.before_steps = cancelled_meanwhile
 
