@@ -38,9 +38,12 @@ async def recover_runs(
     """
     # One for all looks: what a client costs is reading the CAs.
     async with get_client() as client:
+        missing: frozenset[str] = frozenset()
         while True:
             try:
-                online = await _online(client, supervisor, work_pool)
+                # Also takes the claim again that a database lost when it was restarted.
+                await asyncio.to_thread(supervisor.session.ledger.is_claimed, worker_claim(worker_name))
+                online, missing = await _online(client, supervisor, work_pool, missing)
                 for run in await _left_behind(client, supervisor, work_pool, worker_name, online):
                     try:
                         await _take_up(client, supervisor, run, configure)
@@ -59,7 +62,7 @@ def is_left_behind(run: FlowRun, *, pid: str, worker_name: str, online: set[str]
 
     Args:
         pid: What the run's infrastructure_pid is where its cluster is ours.
-        online: The names of the pool's workers that the server has heard of lately.
+        online: The names of the pool's workers that may live, as the server or the ledger knows.
     """
     ours = _is_ours(run, worker_name, online)
     if run.infrastructure_pid == pid:
@@ -74,18 +77,25 @@ def _is_ours(run: FlowRun, worker_name: str, online: set[str]) -> bool:
     return owner in (None, worker_name) or owner not in online
 
 
-async def _online(client: PrefectClient, supervisor: Supervisor, work_pool: str) -> set[str]:
-    """The names of the pool's workers that live, as the server has heard of lately or the ledger knows.
+async def _online(
+    client: PrefectClient, supervisor: Supervisor, work_pool: str, missing: frozenset[str]
+) -> tuple[set[str], frozenset[str]]:
+    """The names of the pool's workers that may live, and of those that were not seen to, now or before.
 
-    When the server was away for a while it takes them all for dead, until each has told again that it lives.
+    Where the server or the ledger's database was away it takes them all for dead, until each has told again that it
+    lives: one is gone when that is so in two looks.
+
+    Args:
+        missing: The names of those that were not seen to live by the look before.
     """
     workers = await client.read_workers_for_work_pool(work_pool_name=work_pool)
     ledger = supervisor.session.ledger
-    return {
+    unseen = {
         worker.name
         for worker in workers
-        if worker.status == "ONLINE" or await asyncio.to_thread(ledger.is_claimed, worker_claim(worker.name))
+        if worker.status != "ONLINE" and not await asyncio.to_thread(ledger.is_claimed, worker_claim(worker.name))
     }
+    return {worker.name for worker in workers} - (unseen & missing), frozenset(unseen)
 
 
 def worker_claim(name: str) -> str:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 _STARTS_AT_ONCE = 2
-_CLAIM_TRIES = 3
+_CLAIM_AGAIN = (0.2, 0.2)
 
 
 class JobbergateSlurmResult(BaseWorkerResult):
@@ -237,9 +237,9 @@ def worker_resource(worker: JobbergateSlurmWorker) -> dict[str, str]:
 
 
 async def _claim(ledger: Ledger, key: str) -> bool:
-    for _ in range(_CLAIM_TRIES):
+    for seconds in _CLAIM_AGAIN:
         if await asyncio.to_thread(ledger.claim, key):
             return True
         # Another worker that asks whether this one lives has it for a moment.
-        await asyncio.sleep(0.2)
-    return False
+        await asyncio.sleep(seconds)
+    return await asyncio.to_thread(ledger.claim, key)

@@ -1,4 +1,4 @@
-"""Who is submitting what just now: one process, and one coroutine in it, at a time for each key.
+"""Who is submitting what just now, and which worker lives: one process, and one coroutine in it, has a key at a time.
 
 A claim is never stored: it ends with the process that holds it, however that ends.
 """
@@ -16,6 +16,8 @@ import sqlalchemy as sa
 
 # A host that is gone says nothing: without them its claims stay for two hours.
 _KEEPALIVES = {"tcp_keepalives_idle": 30, "tcp_keepalives_interval": 10, "tcp_keepalives_count": 3}
+
+_LOCK = "SELECT pg_try_advisory_lock(hashtextextended(:key, 0))"
 
 
 class Claims(Protocol):
@@ -80,7 +82,7 @@ class FileClaims:
 class PostgresClaims:
     """Claims among all that use one PostgreSQL database: advisory locks of one connection.
 
-    When that connection breaks, the claims go with it.
+    When that connection breaks, the claims go with it, until any key is asked for: then they are taken again.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -92,8 +94,11 @@ class PostgresClaims:
     def claim(self, key: str) -> bool:
         """See `Claims.claim`."""
         with self._lock:
-            # The database lets its one session lock a key twice.
-            if key in self._held or not self._ask("SELECT pg_try_advisory_lock(hashtextextended(:key, 0))", key):
+            if key in self._held:
+                # The database lets its one session lock a key twice. It is asked whether the session still lives.
+                self._ask("SELECT true", key)
+                return False
+            if not self._ask(_LOCK, key):
                 return False
             self._held.add(key)
             return True
@@ -124,6 +129,8 @@ class PostgresClaims:
             if is_new:
                 for name, value in _KEEPALIVES.items():
                     self._connection.execute(sa.text(f"SET {name} = {value}"))
+                for held in self._held:
+                    self._connection.execute(sa.text(_LOCK), {"key": held})
             return bool(self._connection.execute(sa.text(query), {"key": key}).scalar())
         except sa.exc.OperationalError:
             self._connection.close()

@@ -153,7 +153,7 @@ async def test_a_flow_that_could_not_be_handed_back_is_handed_back_later(
 
     monkeypatch.setattr("agent_worker.supervisor.hand_back", dying_first)
 
-    await workshop.supervisor.hold(run, "flow", SlurmJobConfiguration(), recovered=True)
+    await workshop.supervisor.hold(run, "ended")
     await workshop.supervisor.do(recover(workshop))
 
     assert (await back_in_the_queue(workshop, run)).told
@@ -192,7 +192,7 @@ async def seen_offline(workshop: Workshop, name: str) -> None:
             workers = await client.read_workers_for_work_pool(workshop.pool)
             return [worker.status for worker in workers if worker.name == name] == ["OFFLINE"]
 
-        await await_until(offline, 30, "the worker to be offline")
+        await await_until(offline, 90, "the worker to be offline")
 
 
 @pytest.mark.parametrize("owner", ["another worker", "one that cannot tell that it lives", "another pool"])
