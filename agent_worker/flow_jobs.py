@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,25 +41,30 @@ _TAIL_LINES = 40
 async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[Any] | None:
     """Submit the flow's job, follow it, and see to it that the run ends as the job did.
 
-    What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed. A run
-    that somebody began anew before Slurm told the end of its job goes on with another one.
+    What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
 
     Returns:
         The state in which the run goes back to its queue for another attempt, which is to be set when this has ended,
         and before the job's end is marked told; None otherwise.
     """
     session = await session_for()
-    now = await read_run(flow_run.id)
-    while now is not None and now.state is not None and not now.state.is_scheduled():
-        flow_run = now
-        job = await _job(session, flow_run, configuration)
+    logger = flow_run_logger(flow_run)
+    begun = await read_run(flow_run.id)
+    if begun is None:
+        return None
+    try:
+        # What an earlier life of the run submitted is only followed, whatever its configuration is by now.
+        job = await session.job_of(str(flow_run.id), "flow")
         if job is None:
-            return None
-        again = await follow(session, flow_run, job)
-        if again is not None:
-            return again
-        now = await begun_anew(flow_run)
-    return None
+            job = await _submit(session, flow_run, configuration, logger)
+    except SubmissionCancelled as error:
+        await force_state(flow_run.id, Cancelled(message=str(error)))
+        return None
+    except (JobbergateFlowsError, ValueError) as error:
+        logger.error("The flow's job was not submitted: %s", error)
+        await force_state(flow_run.id, Failed(message=f"The flow's job was not submitted: {error}"))
+        return None
+    return await follow(session, begun, job)
 
 
 async def finish(session: ClusterSession, flow_run: FlowRun) -> State[Any] | None:
@@ -72,7 +77,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     """Follow a submitted flow's job to its end, and settle the run's state with it. Returns as `live` does.
 
     Args:
-        flow_run: The run with its state of when this life of it began; see `begun_anew`.
+        flow_run: The run with the state that it had when this life of it began.
     """
     logger = flow_run_logger(flow_run)
     follower = RunFollower(flow_run.id)
@@ -103,15 +108,17 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     run = await read_run(flow_run.id)
     if run is None:
         return None
-    ending = settled(run.state, status, job) if await begun_anew(flow_run) is None else None
+    # Where that has come from its queue already, it is taken up when it is held no more.
+    ending = None if await _was_begun_anew(flow_run, run) else settled(run.state, status, job)
     if ending is not None:
         if status.phase is not Phase.COMPLETED:
             await _forward_tail(session, job, logger)
         if not ending.is_cancelled():
             decided = await session.next_attempt(job, status, on_wait=logger.warning)
             ending = state_after(ending, job, decided, datetime.now(UTC))
+        is_news = not ending.is_scheduled() and not _says(run.state, ending)
         # By now: accounting may have been waited for.
-        if not ending.is_scheduled() and not _says(run.state, ending) and await begun_anew(flow_run) is None:
+        if is_news and not await _was_begun_anew(flow_run, await read_run(flow_run.id)):
             await force_state(flow_run.id, ending)
     try:
         await publish_job(session, job, status, await RunArtifacts.of(flow_run, job.key), logger, results=False)
@@ -124,24 +131,29 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
     return None
 
 
-async def begun_anew(flow_run: FlowRun) -> FlowRun | None:
-    """The run, where it has been in its queue since, or is there: its state is not its old job's any more.
-
-    The engine on the node tells its end at once, Slurm's is seen up to a minute later; whoever retries the run does not
-    wait for that.
-
-    Args:
-        flow_run: The run with the state that it had before.
-    """
-    now = await read_run(flow_run.id)
-    if now is None or now.state is None or flow_run.state is None:
-        return None
+async def _was_begun_anew(before: FlowRun, now: FlowRun | None) -> bool:
+    """Whether the run's state is not that of its old job any more; see `begun_anew`."""
+    if before.state is None or now is None or now.state is None:
+        return False
     if not (now.state.is_pending() or now.state.is_scheduled()):
-        return None
+        return False
     async with get_client() as client:
-        states = await client.read_flow_run_states(flow_run.id)
-    since = flow_run.state.timestamp
-    return now if any(state.is_scheduled() and state.timestamp > since for state in states) else None
+        return begun_anew(await client.read_flow_run_states(now.id), before.state)
+
+
+def begun_anew(states: Iterable[State[Any]], before: State[Any]) -> bool:
+    """Whether somebody has put a run back into its queue that has ended, since it had the state `before`. Pure.
+
+    The engine on a node tells its end at once, Slurm's is seen up to a minute later; whoever retries the run does not
+    wait for that. The engine's own retry waits in its process: it comes from no end.
+    """
+    has_ended = before.is_final()
+    for state in sorted(states, key=lambda state: state.timestamp):
+        if state.timestamp > before.timestamp:
+            if has_ended and state.is_scheduled():
+                return True
+            has_ended = has_ended or state.is_final()
+    return False
 
 
 def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> State[Any] | None:
@@ -167,21 +179,6 @@ def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> Sta
 def _says(current: State[Any] | None, ending: State[Any]) -> bool:
     """Whether an earlier life has told that end: setting it again would be another event of it."""
     return current is not None and (current.name, current.message) == (ending.name, ending.message)
-
-
-async def _job(session: ClusterSession, flow_run: FlowRun, configuration: FlowJobConfiguration) -> SlurmJob | None:
-    """The run's job; None when it has ended without one."""
-    logger = flow_run_logger(flow_run)
-    try:
-        # What an earlier life of the run submitted is only followed, whatever its configuration is by now.
-        job = await session.job_of(str(flow_run.id), "flow")
-        return job or await _submit(session, flow_run, configuration, logger)
-    except SubmissionCancelled as error:
-        await force_state(flow_run.id, Cancelled(message=str(error)))
-    except (JobbergateFlowsError, ValueError) as error:
-        logger.error("The flow's job was not submitted: %s", error)
-        await force_state(flow_run.id, Failed(message=f"The flow's job was not submitted: {error}"))
-    return None
 
 
 async def _submit(

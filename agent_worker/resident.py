@@ -121,7 +121,7 @@ async def _run_once(flow: Flow[..., Any], flow_run: FlowRun, parameters: Mapping
     flow = flow.with_options(name=name, validate_parameters=False)
     flow_run_logger(flow_run, flow).debug("Running resident in the worker")
     job = await (await session_for()).job_of(str(flow_run.id), CALL)
-    if job is not None:
+    if job is not None and flow_run.state is not None and flow_run.state.is_pending():
         # Not by the engine, which the server answers with a cancellation where it has forgotten the run's slot.
         await tell_state(flow_run.id, Running())
     # Whose job exists is only followed, whatever the run asks for by now.

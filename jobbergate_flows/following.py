@@ -82,19 +82,33 @@ async def tell_state(flow_run_id: UUID, state: State[Any]) -> None:
             current = run.state
             if current is None or not (current.is_pending() or current.is_running()):
                 return
-            if (current.name, current.message) != (state.name, state.message):
+            if (current.name, current.message) == (state.name, state.message):
+                return
+            if _is_against_the_rules(current, state):
                 await overwrite_state(client, run, state)
+            else:
+                await client.set_flow_run_state(flow_run_id, keeping_slot(state, current))
         except ObjectNotFound:
             return
+
+
+def _is_against_the_rules(current: State[Any], state: State[Any]) -> bool:
+    """Whether the server may not take what Slurm says of a run that goes on.
+
+    It refuses Pending after Running, and after a Pending of the same name; and it cancels a run that begins to run when
+    it has forgotten the lease of its slot, as it does when it is restarted.
+    """
+    if current.is_running():
+        return state.is_pending()
+    return state.is_running() or current.name == state.name
 
 
 async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
     """Set a run that goes on to `state`, past the server's rules, keeping its concurrency slot.
 
-    What Slurm has stands above the rules. They refuse Pending after Running, and after a Pending of the same name; and
-    they cancel a run that begins to run when the server has forgotten the lease of its slot, as it does when it is
-    restarted. But they also keep a run that is to be cancelled from being set to anything else. So does this: where
-    somebody cancelled or ended the run since `run` was read, that is set again.
+    The rules also keep a run that is to be cancelled from being set to anything else, and one that runs from being set
+    to Pending. So does this: where the run was cancelled, ended or began to run since `run` was read, that is set
+    again.
 
     Args:
         client: Talks to the server.
@@ -110,9 +124,9 @@ async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]
 
 
 def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any]) -> State[Any] | None:
-    """The end, or the cancelling, that came between two states of a run; None without one. Pure.
+    """What came between two states of a run and is more than the later one: an end, Cancelling, Running. Pure.
 
-    Nor is there one where the run has gone on from `put`: then somebody knew of it.
+    None without such a one, and where the run has gone on from `put`: then somebody knew of it.
 
     Args:
         states: All states of the run, in any order; the server mints their times, no two the same.
@@ -122,5 +136,5 @@ def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any])
     since = sorted((state for state in states if state.timestamp > seen.timestamp), key=lambda state: state.timestamp)
     if not since or since[-1].id != put.id:
         return None
-    ends = [state for state in since if state.is_final() or state.is_cancelling()]
-    return ends[-1] if ends else None
+    more = [state for state in since[:-1] if state.is_final() or state.is_cancelling() or state.is_running()]
+    return more[-1] if more else None

@@ -78,6 +78,17 @@ async def test_a_run_that_was_cancelled_or_ended_meanwhile_stays_so(
         assert await now(client, run) == (said[-1].name, "by alice")
 
 
+async def test_a_run_that_began_to_run_meanwhile_stays_so(prefect_server: PrefectServer) -> None:
+    async with get_client() as client:
+        run = await running(client)
+        await tell_state(run.id, queued("Priority"))
+        waiting = await client.read_flow_run(run.id)
+        await client.set_flow_run_state(run.id, Running(message="by its engine"))
+        await overwrite_state(client, waiting, queued("Resources"))
+
+        assert await now(client, run) == ("Running", "by its engine")
+
+
 async def test_an_earlier_life_of_the_run_is_not_its_end(prefect_server: PrefectServer) -> None:
     async with get_client() as client:
         run = await running(client)

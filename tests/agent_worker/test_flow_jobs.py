@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from agent_worker.configuration import SlurmJobConfiguration
-from agent_worker.flow_jobs import settled
+from agent_worker.flow_jobs import begun_anew, settled
 from jobbergate_flows.slurm import patience
 from jobbergate_flows.slurm.accounts import DirectoryDown
 from jobbergate_flows.slurm.errors import FileRefused
@@ -126,9 +126,9 @@ async def test_a_cancelled_run_ends_whatever_becomes_of_its_secrets(
     await was_told(workshop, flow_run)
 
 
-@pytest.mark.parametrize("queue", [True, False], ids=["back in its queue", "come from its queue"])
+@pytest.mark.parametrize("polled", [False, True], ids=["back in its queue", "come from its queue"])
 async def test_a_run_that_is_retried_before_slurm_told_its_end_gets_another_job(
-    workshop: Workshop, tmp_path: Path, queue: bool
+    workshop: Workshop, tmp_path: Path, polled: bool
 ) -> None:
     flow_run = await workshop.launch(await workshop.deploy(script_application(tmp_path, "flow", "#!/bin/sh\n")))
     first_ends = tmp_path / "first-ends"
@@ -136,25 +136,46 @@ async def test_a_run_that_is_retried_before_slurm_told_its_end_gets_another_job(
     configuration = SlurmJobConfiguration(command=command, directory=str(workshop.folder))
     await workshop.supervisor.hold(flow_run, "flow", configuration)
 
-    async def submissions(count: int) -> bool:
-        return len([row for row in workshop.ledger.of_flow_run(str(flow_run.id)) if row.job_id]) == count
+    async def submitted() -> bool:
+        return any(row.job_id for row in workshop.ledger.of_flow_run(str(flow_run.id)))
 
-    await await_until(lambda: submissions(1), 30, "the first job")
+    async def let_go() -> bool:
+        return flow_run.id not in workshop.supervisor.held
+
+    await await_until(submitted, 30, "the first job")
+    said: list[State] = [Running(), Failed(), AwaitingRetry()]
     async with get_client() as client:
-        said: list[State] = [Running(), Failed(), AwaitingRetry()]
-        for state in said if queue else [*said, Pending()]:
+        for state in [*said, Pending()] if polled else said:
             await client.set_flow_run_state(flow_run.id, state)
         first_ends.touch()
-        if queue:
-
-            async def let_go() -> bool:
-                return flow_run.id not in workshop.supervisor.held
-
-            await await_until(let_go, 30, "the end of its life")
-            assert (await client.read_flow_run(flow_run.id)).state_name == "AwaitingRetry"
+        await await_until(let_go, 60, "the end of its first life")
+        assert (await client.read_flow_run(flow_run.id)).state_name == ("Pending" if polled else "AwaitingRetry")
+        await was_told(workshop, flow_run)
+        if not polled:
             await client.set_flow_run_state(flow_run.id, Pending())
-            await workshop.supervisor.hold(await client.read_flow_run(flow_run.id), "flow", configuration)
+        again = await client.read_flow_run(flow_run.id)
+    await workshop.supervisor.hold(again, "flow", configuration, recovered=polled)
 
-    await await_until(lambda: submissions(2), 30, "the second job")
     assert "exit code 3" in message(await workshop.end(flow_run.id))
     assert [row.attempt for row in workshop.ledger.of_flow_run(str(flow_run.id))] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("before", "since", "anew"),
+    [
+        (Pending(), [Running(), Failed(), AwaitingRetry()], True),
+        (Pending(), [Running(), Failed(), AwaitingRetry(), Pending()], True),
+        (Failed(), [AwaitingRetry(), Pending()], True),
+        (Pending(), [Running(), Failed()], False),
+        (Pending(), [Running(), AwaitingRetry(), Running(), AwaitingRetry()], False),
+        (Pending(), [Running(), Crashed(), Running(), Pending()], False),
+        (AwaitingRetry(), [Pending(), Running(), Pending()], False),
+    ],
+    ids=lambda value: ", ".join(state.name for state in value) if isinstance(value, list) else str(value),
+)
+def test_who_puts_an_ended_run_into_its_queue_begins_it_anew(before: State, since: list[State], anew: bool) -> None:
+    states = [before, *since]
+    for minute, state in enumerate(states):
+        state.timestamp = datetime(2026, 1, 1, 12, minute, tzinfo=UTC)
+
+    assert begun_anew(reversed(states), before) is anew

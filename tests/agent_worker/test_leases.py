@@ -38,7 +38,8 @@ async def test_the_lease_is_renewed_that_a_run_has_by_now(
     await workshop.supervisor.hold(first, "application", recovered=True)
 
     async def job_runs() -> bool:
-        return "Slurm job" in message(await client.read_flow_run(first.id))
+        run = await client.read_flow_run(first.id)
+        return run.state_name == "Running" and "Slurm job" in message(run)
 
     async def was_renewed() -> bool:
         return lease in renewed

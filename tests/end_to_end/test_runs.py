@@ -8,7 +8,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from jobbergate_flows.applications import Application
-from tests.cluster.site import Site, message, script_application
+from tests.cluster.site import END_SECONDS, Site, message, script_application
 from tests.cluster.waiting import await_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -107,7 +107,7 @@ async def test_of_a_job_that_waits_the_run_says_slurms_newest_reason(site: Site,
             run = await site.run(second)
             return run.state_name == "Queued" and reason in message(run)
 
-        await await_until(said, 60, f"{reason} as the second run's state")
+        await await_until(said, END_SECONDS, f"{reason} as the second run's state")
 
     await says("waiting for free nodes")
     (submission,) = site.submissions(second)

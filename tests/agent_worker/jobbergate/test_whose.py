@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Pending
 from pydantic import SecretStr
 
 from agent_worker.accounts import AccountSessions
@@ -79,7 +80,7 @@ class Office:
         return Admission(self.accounts, made, self.workshop.pool, self.submissions)
 
     async def run_of(self, submission: int, policy: IdentityPolicy = OWNER, *, troubled: bool = False) -> FlowRun:
-        """The run that a look makes of a submission.
+        """The run that a look makes of a submission, come from its queue.
 
         Args:
             troubled: Whether the look may have trouble with others: what other tests have left active.
@@ -89,7 +90,7 @@ class Office:
         link = self.submissions.links.of_submission("", submission)
         assert link is not None
         assert link.flow_run_id is not None
-        return await read(UUID(link.flow_run_id))
+        return await from_its_queue(UUID(link.flow_run_id))
 
     def rejections(self, submission: int) -> list[str]:
         waiting = self.submissions.links.waiting("")
@@ -118,6 +119,13 @@ def office(workshop: Workshop, jobbergate_api: JobbergateApi, tmp_path: Path) ->
     accounts = Consenting(ClusterSession(workshop.cluster, workshop.ledger, grace=0.05))
     yield Office(workshop, Ada(jobbergate_api, tmp_path / "ada"), directory, submissions, accounts, audit)
     audit.close()
+
+
+async def from_its_queue(run_id: UUID) -> FlowRun:
+    """The run, as a worker gets it."""
+    async with get_client() as client:
+        await client.set_flow_run_state(run_id, Pending(), force=True)
+    return await read(run_id)
 
 
 async def read(run_id: UUID) -> FlowRun:
@@ -234,7 +242,7 @@ async def test_a_run_that_could_not_be_noted_waits_and_is_the_submissions_after_
             idempotency_key=office.submissions.key_of(submission),
         )
     admission = office.admission()
-    admitting = asyncio.create_task(admission.admit(await read(run_id), "submission"))
+    admitting = asyncio.create_task(admission.admit(await from_its_queue(run_id), "submission"))
     assert "the bridge is making this run" in message(await until(await read(run_id), UNDECIDED))
     # The worker's limit does not count it.
     assert admission.asking == {run_id}
