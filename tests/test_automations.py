@@ -20,7 +20,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.schedules import IntervalSchedule
-from prefect.events.schemas.events import Event, Resource
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import Event, Resource, ResourceSpecification
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import AwaitingRetry, Completed, Crashed, Running
 
@@ -93,11 +94,42 @@ async def applied(
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
     try:
+        await loaded()
         yield
     finally:
         async with get_client() as client:
             for automation in await client.read_automations_by_name(document["name"]):
                 await client.delete_automation(automation.id)
+
+
+async def loaded() -> None:
+    """Wait until the server reacts by what was applied before.
+
+    It answers as soon as an automation is written, and takes it up some time later; what happens until then is nothing
+    to it. It takes them up one after the other: the last one does nothing.
+    """
+    thing = f"probe.{uuid4().hex}"
+    last = AutomationCore(
+        name=thing,
+        trigger=EventTrigger(
+            expect={"probe"},
+            match=ResourceSpecification({"prefect.resource.id": thing}),
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[],
+    )
+    async with get_client() as client:
+        last_id = await client.create_automation(last)
+
+    async def reacts() -> bool:
+        EventOutbox.here().put(Event(event="probe", resource=Resource({"prefect.resource.id": thing})))
+        return bool(await read_events(resource=f"prefect.automation.{last_id}", name="prefect.automation.triggered"))
+
+    await await_until(reacts, 120, "the server to react by its automations", 0.5)
+    async with get_client() as client:
+        await client.delete_automation(last_id)
 
 
 def a_job(name: str, age: timedelta = timedelta()) -> SlurmJob:
@@ -244,6 +276,7 @@ async def test_a_job_that_is_followed_again_by_a_restarted_worker_notifies_no_se
         await await_until(lambda: _written(job), 30, "the event")
         server.stop()
         server.start()
+        await loaded()
         await JobReporter(job, None).tell(ended)
         for number, name in enumerate(("another", "a third"), 2):
             await tell(name, "FAILED")
