@@ -32,7 +32,7 @@ from jobbergate_flows.slurm.output import OutputLine, tail
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
-from jobbergate_flows.states import state_after, state_for
+from jobbergate_flows.states import state_after, state_for, states_since
 
 _logger = logging.getLogger(__name__)
 _TAIL_LINES = 40
@@ -148,11 +148,10 @@ def begun_anew(states: Iterable[State[Any]], before: State[Any]) -> bool:
     wait for that. The engine's own retry waits in its process: it comes from no end.
     """
     has_ended = before.is_final()
-    for state in sorted(states, key=lambda state: state.timestamp):
-        if state.timestamp > before.timestamp:
-            if has_ended and state.is_scheduled():
-                return True
-            has_ended = has_ended or state.is_final()
+    for state in states_since(states, before):
+        if has_ended and state.is_scheduled():
+            return True
+        has_ended = has_ended or state.is_final()
     return False
 
 

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
-from jobbergate_flows.states import keeping_slot
+from jobbergate_flows.states import keeping_slot, states_since
 
 _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
@@ -129,11 +129,11 @@ def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any])
     None without such a one, and where the run has gone on from `put`: then somebody knew of it.
 
     Args:
-        states: All states of the run, in any order; the server mints their times, no two the same.
+        states: All states of the run, in any order.
         seen: The one that was the newest before.
         put: The one that was put in its place.
     """
-    since = sorted((state for state in states if state.timestamp > seen.timestamp), key=lambda state: state.timestamp)
+    since = states_since(states, seen)
     if not since or since[-1].id != put.id:
         return None
     more = [state for state in since[:-1] if state.is_final() or state.is_cancelling() or state.is_running()]

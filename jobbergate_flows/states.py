@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -55,6 +56,14 @@ def state_after(state: State[Any], job: SlurmJob, decided: Retry | GivenUp, now:
     if decided.reason is not None:
         state = state.model_copy(update={"message": f"{state.message}; not retried: {decided.reason}"})
     return state
+
+
+def states_since(states: Iterable[State[Any]], before: State[Any]) -> list[State[Any]]:
+    """Those of a run's states, in any order, that came after `before`, the first one first.
+
+    The server mints their times, no two of a run the same.
+    """
+    return sorted((state for state in states if state.timestamp > before.timestamp), key=lambda state: state.timestamp)
 
 
 def keeping_slot(state: State[Any], current: State[Any] | None) -> State[Any]:

@@ -282,6 +282,12 @@ async def working(site: Site) -> AsyncIterator[None]:
         site.worker.stop()
 
 
+def waiting_for(file: Path, *directives: str, then: str = "") -> str:
+    """A job script that runs until the file is there, and then does that."""
+    lines = ["#!/bin/bash", *directives, f"while [ ! -e {file} ]; do sleep 0.2; done", *([then] if then else [])]
+    return "\n".join(lines) + "\n"
+
+
 def message(run: FlowRun) -> str:
     """What the run's state says."""
     return (run.state.message if run.state else None) or ""

@@ -23,7 +23,7 @@ from tests.cluster.jobbergate_api import AGENT, JobbergateApi, agent_environment
 from tests.cluster.jobbergate_cli import JobbergateCli
 from tests.cluster.jobbergate_people import Ada
 from tests.cluster.prefect_server import PrefectServer
-from tests.cluster.site import Site, message, running_site
+from tests.cluster.site import Site, message, running_site, waiting_for
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until, wait_until
 from tests.jobbergate.oidc import SECRET
@@ -307,7 +307,7 @@ async def test_the_cluster_is_reported_as_alive(site: BridgedSite, ada: Ada) -> 
 
 async def test_the_api_may_be_away_while_a_job_runs_and_ends(site: BridgedSite, ada: Ada, work: Path) -> None:
     go_on = work / "go-on"
-    submission = ada.submit(work, f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n", name="away")
+    submission = ada.submit(work, waiting_for(go_on), name="away")
     await ada.until(submission, SUBMITTED)
     run = await site.run_of(submission)
     site.api.stop()

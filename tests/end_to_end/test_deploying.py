@@ -24,7 +24,7 @@ from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import StoredApplication, block_name, pin
 from jobbergate_flows.flows import ENTRYPOINT, application_flow
 from tests.cluster.service import Service
-from tests.cluster.site import Site, message, script_application
+from tests.cluster.site import Site, message, script_application, waiting_for
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
@@ -193,7 +193,7 @@ async def test_a_worker_is_found_by_its_pool_alone(site: Site) -> None:
 @pytest.mark.slurm
 async def test_a_concurrency_limit_holds_through_queued_and_running(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on)
     deployed = await site.deploy(script_application(tmp_path, "one-at-a-time", script), concurrency_limit=1)
     first = await site.start(deployed, resources={"extra": {"hold": ""}})
     await site.until(first, "Held")

@@ -30,7 +30,7 @@ from tests.cluster.influxdb import DATABASE, InfluxServer
 from tests.cluster.jobbergate_api import MIRROR, JobbergateApi
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.secrets import SECRETS, VALUE
-from tests.cluster.site import Site, message, running_site, script_application
+from tests.cluster.site import Site, message, running_site, script_application, waiting_for
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.end_to_end.flows import deploy_flow
@@ -215,7 +215,7 @@ async def test_while_the_api_is_down_jobs_come_to_their_ends_and_it_hears_of_the
     mirrored: Site, api: JobbergateClient, jobbergate_api: JobbergateApi, tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nuntil [ -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on)
     deployed = await mirrored.deploy(
         script_application(tmp_path, tmp_path.name, script), job_variables={"jobbergate": BLOCK}
     )

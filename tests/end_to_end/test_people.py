@@ -23,7 +23,7 @@ from tests.cluster.accounts import GROUP, USERS, WORKER, Accounts
 from tests.cluster.audit import AuditSocket
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.secrets import VALUE, command_lines_with_secrets, holding_secrets
-from tests.cluster.site import API_KEY, Site, message, script_application, working
+from tests.cluster.site import API_KEY, Site, message, script_application, waiting_for, working
 from tests.cluster.slurm import SlurmCluster
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
@@ -234,7 +234,7 @@ async def test_a_cancelled_run_cancels_its_owners_job(by_root: SharedSite, tmp_p
 
 async def test_a_killed_worker_takes_its_users_jobs_up_again(by_root: SharedSite, tmp_path: Path) -> None:
     go_on = by_root.accounts.folder / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on)
     deployed = await by_root.owned(script_application(tmp_path, "survivor", script), "carol")
     run_id = await by_root.launch(deployed, resources={"extra": {"hold": ""}})
     await by_root.until(run_id, "Held")

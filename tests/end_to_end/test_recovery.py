@@ -11,7 +11,7 @@ import pytest
 
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.service import ServiceFailed
-from tests.cluster.site import Site, message, script_application
+from tests.cluster.site import Site, message, script_application, waiting_for
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
@@ -19,7 +19,7 @@ from tests.cluster.worker import WorkerProcess
 @pytest.mark.slurm
 async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\necho went on\n"
+    script = waiting_for(go_on, then="echo went on")
     deployed = await site.deploy(script_application(tmp_path, "survivor", script))
     waiting = await site.start(deployed, resources={"extra": {"hold": ""}})
     running = await site.start(deployed)
@@ -42,7 +42,7 @@ async def test_a_killed_workers_jobs_are_taken_up_again(site: Site, tmp_path: Pa
 @pytest.mark.slurm
 async def test_sigterm_leaves_jobs_and_runs_alone(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on)
     deployed = await site.deploy(script_application(tmp_path, "left-alone", script))
     run_id = await site.start(deployed)
     await await_until(lambda: _runs_on_a_node(site, run_id), 120, "the job to run")
@@ -76,7 +76,7 @@ async def test_a_controller_that_stops_during_the_submission_gets_exactly_one_jo
 async def test_accounting_may_be_away_while_jobs_end(site: Site, tmp_path: Path, away: str) -> None:
     # Without its database slurmdbd answers, and knows of no job.
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\nexit 5\n"
+    script = waiting_for(go_on, then="exit 5")
     deployed = await site.deploy(script_application(tmp_path, "unaccounted", script))
     run_id = await site.start(deployed)
     await await_until(lambda: _runs_on_a_node(site, run_id), 120, "the job to run")
@@ -116,7 +116,7 @@ async def test_the_prefect_server_may_be_away_while_jobs_run_and_end(
     site: Site, prefect_server: PrefectServer, tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on)
     deployed = await site.deploy(script_application(tmp_path, "unserved", script))
     run_id = await site.start(deployed)
     await await_until(lambda: _runs_on_a_node(site, run_id), 120, "the job to run")

@@ -8,7 +8,7 @@ import pytest
 from prefect.client.schemas.objects import StateType
 
 from jobbergate_flows.applications import Application
-from tests.cluster.site import END_SECONDS, Site, message, script_application
+from tests.cluster.site import END_SECONDS, Site, message, script_application, waiting_for
 from tests.cluster.waiting import await_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -78,7 +78,7 @@ async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its
     site: Site, tmp_path: Path
 ) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on)
     deployed = await site.deploy(script_application(tmp_path, "held", script))
     run_id = await site.start(deployed, resources={"extra": {"hold": ""}})
     queued = await site.until(run_id, "Held")
@@ -96,7 +96,7 @@ async def test_the_queue_is_pending_with_slurms_reason_and_then_running_with_its
 @pytest.mark.slurm
 async def test_of_a_job_that_waits_the_run_says_slurms_newest_reason(site: Site, tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
-    script = f"#!/bin/bash\n#SBATCH --exclusive\nwhile [ ! -e {go_on} ]; do sleep 0.2; done\n"
+    script = waiting_for(go_on, "#SBATCH --exclusive")
     deployed = await site.deploy(script_application(tmp_path, "alone", script))
     first = await site.start(deployed)
     await site.until(first, "Running")
