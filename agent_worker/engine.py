@@ -15,10 +15,8 @@ from prefect.flow_engine import AsyncFlowRunEngine
 class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
     """The engine of one resident run.
 
-    It differs from Prefect's in four ways, all because the worker outlives the coroutine and has many:
+    It differs from Prefect's in three ways, all because the worker outlives the coroutine and has many:
     - a coroutine that dies does not end the run as crashed: the worker takes the run up again;
-    - the deployment's concurrency lease is renewed by the worker, not by a thread for each run that cancels the
-      run when the server is away for longer than the lease;
     - nothing listens for a suspension of the run, for which Prefect has a thread with a connection for each run:
       a job that was submitted cannot be suspended from here;
     - a run that is to be run again is told so by the worker, when its coroutine has ended.
@@ -28,15 +26,6 @@ class ResidentEngine(AsyncFlowRunEngine[Any, Any]):
     def setup_flow_run_suspension_request(self) -> Generator[FlowRunSuspensionRequest, None, None]:
         """The request that nobody makes."""
         yield self._get_flow_run_suspension_request()
-
-    @property
-    def state(self) -> State[Any]:
-        """The run's state, without the lease that the engine would renew by itself."""
-        state = super().state
-        if state.state_details.deployment_concurrency_lease_id is None:
-            return state
-        details = state.state_details.model_copy(update={"deployment_concurrency_lease_id": None})
-        return state.model_copy(update={"state_details": details})
 
     async def handle_success(self, result: Any) -> Any:
         """As Prefect does it; a run that is to be run again is left as it is until its coroutine has ended.

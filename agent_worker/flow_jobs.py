@@ -15,6 +15,7 @@ from prefect.states import Cancelled, Crashed, Failed
 from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.flow_output import OwnOutput
 from agent_worker.flow_script import environment_text, flow_job_script
+from agent_worker.flow_states import FlowStates
 from agent_worker.runs import force_state, read_run
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.artifacts import RunArtifacts
@@ -38,10 +39,15 @@ _logger = logging.getLogger(__name__)
 _TAIL_LINES = 40
 
 
-async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[Any] | None:
+async def live(flow_run: FlowRun, configuration: FlowJobConfiguration, states: FlowStates) -> State[Any] | None:
     """Submit the flow's job, follow it, and see to it that the run ends as the job did.
 
     What stops a submission (a bad option, a directory that is not there, sbatch's refusal) ends the run Failed.
+
+    Args:
+        flow_run: The run.
+        configuration: Its job's.
+        states: Tells the run what its job says.
 
     Returns:
         The state in which the run goes back to its queue for another attempt, which is to be set when this has ended,
@@ -64,31 +70,31 @@ async def live(flow_run: FlowRun, configuration: FlowJobConfiguration) -> State[
         logger.error("The flow's job was not submitted: %s", error)
         await force_state(flow_run.id, Failed(message=f"The flow's job was not submitted: {error}"))
         return None
-    return await follow(session, begun, job)
+    return await follow(session, begun, job, states)
 
 
-async def finish(session: ClusterSession, flow_run: FlowRun) -> State[Any] | None:
+async def finish(session: ClusterSession, flow_run: FlowRun, states: FlowStates) -> State[Any] | None:
     """Settle a run that is over itself with its job, where that has one whose end was not told. Returns as `live`."""
     job = await session.job_of(str(flow_run.id), "flow")
-    return None if job is None else await follow(session, flow_run, job)
+    return None if job is None else await follow(session, flow_run, job, states)
 
 
-async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> State[Any] | None:
+async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob, states: FlowStates) -> State[Any] | None:
     """Follow a submitted flow's job to its end, and settle the run's state with it. Returns as `live` does.
 
     Args:
         flow_run: The run with the state that it had when this life of it began.
     """
     logger = flow_run_logger(flow_run)
-    follower = RunFollower(flow_run.id)
+    follower = RunFollower(flow_run.id, engine_on_node=True)
     report = await live_report(session, job, flow_run)
     reporter = JobReporter(job, flow_run.id)
 
     async def show(status: JobStatus) -> None:
         logger.info("Job %s: %s", job.job_id, status.message)
         await reporter.tell(status)
-        if status.phase is Phase.PENDING:
-            await follower.tell(state_for(status, job))
+        if not status.final:
+            await states.tell(follower, state_for(status, job))
         if report is not None:
             report.tell(status)
 
@@ -99,7 +105,10 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob) -> S
             report.heard()
         await send_output(logger, own.of(lines), flow_run.id)
 
-    status = await session.wait(job, on_status=show, on_output=show_output)
+    try:
+        status = await session.wait(job, on_status=show, on_output=show_output)
+    finally:
+        states.forget(flow_run.id)
     await follower.settle()
     if report is not None:
         await report.close()

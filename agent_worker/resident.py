@@ -12,12 +12,11 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 from prefect.logging.loggers import flow_run_logger
-from prefect.states import Crashed, Running
+from prefect.states import Crashed
 
 from agent_worker.engine import run_resident
 from agent_worker.runs import end_task_runs, force_state, mark_cancelled, read_run
 from jobbergate_flows.flows import CALL, run_application
-from jobbergate_flows.following import tell_state
 from jobbergate_flows.reporting import JobReporter
 from jobbergate_flows.sessions import session_for
 from jobbergate_flows.slurm.ledger import Submission, SubmissionStatus
@@ -121,8 +120,5 @@ async def _run_once(flow: Flow[..., Any], flow_run: FlowRun, parameters: Mapping
     flow = flow.with_options(name=name, validate_parameters=False)
     flow_run_logger(flow_run, flow).debug("Running resident in the worker")
     job = await (await session_for()).job_of(str(flow_run.id), CALL)
-    if job is not None and flow_run.state is not None and flow_run.state.is_pending():
-        # Not by the engine, which the server answers with a cancellation where it has forgotten the run's slot.
-        await tell_state(flow_run.id, Running())
     # Whose job exists is only followed, whatever the run asks for by now.
     return await run_resident(flow, flow_run, {} if job is not None else dict(parameters))

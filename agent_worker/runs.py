@@ -33,11 +33,6 @@ def infrastructure_pid(cluster: str, flow_run_id: UUID) -> str:
     return f"{cluster}:{flow_run_id}"
 
 
-def lease_of(flow_run: FlowRun) -> UUID | None:
-    """The lease of the run's slot under its deployment's concurrency limit, where it has one."""
-    return flow_run.state.state_details.deployment_concurrency_lease_id if flow_run.state else None
-
-
 async def read_run(flow_run_id: UUID) -> FlowRun | None:
     """The run as the server has it; None when it was deleted."""
     async with get_client() as client:

@@ -13,26 +13,24 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import AsyncClientContext
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from agent_worker import flow_jobs, resident
 from agent_worker.accounts import AccountSessions
 from agent_worker.admission import Admission
 from agent_worker.configuration import FlowJobConfiguration
+from agent_worker.flow_states import FlowStates
 from agent_worker.jobbergate.submission import only_followed
 from agent_worker.kinds import submitted_as
-from agent_worker.runs import hand_back, lease_of, may_be_killed, read_run
+from agent_worker.runs import hand_back, may_be_killed, read_run
+from agent_worker.slots import without_lease
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession, SessionObserver
 
 _logger = logging.getLogger(__name__)
-LEASE_SECONDS = 300
-_LEASE_RENEWAL_SECONDS = 60
 
 Kind = Literal["application", "submission", "flow", "cancelled", "ended"]
 T = TypeVar("T")
@@ -45,7 +43,6 @@ class HeldRun:
     flow_run: FlowRun
     kind: Kind
     life: asyncio.Task[None] = field(repr=False)
-    lease: UUID | None = None
     leaving: bool = False
 
 
@@ -74,6 +71,7 @@ class Supervisor:
         self._ready: Future[None] = Future()
         self._stopping = asyncio.Event()
         self._held: dict[UUID, HeldRun] = {}
+        self._flow_states = FlowStates()
         self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.admission: Admission
         """Who decides about runs; there once `start` has returned."""
@@ -153,7 +151,7 @@ class Supervisor:
                 # It goes back to its queue, and has come from there already.
                 await asyncio.wait([held.life])
             life = asyncio.create_task(self._live(flow_run, kind, configuration, recovered))
-            self._held[flow_run.id] = HeldRun(flow_run, kind, life, lease_of(flow_run))
+            self._held[flow_run.id] = HeldRun(flow_run, kind, life)
 
         await self.do(begin())
 
@@ -176,6 +174,7 @@ class Supervisor:
             else:
                 # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
                 await self.session.mark_run_told(str(flow_run.id), submitted_as(kind))
+            flow_run = await without_lease(flow_run)
             admitted = await self.admission.admit(flow_run, kind, configuration if kind == "flow" else None)
             if admitted is None:
                 return
@@ -190,7 +189,7 @@ class Supervisor:
                     flow = submissions.flow if submissions is not None else only_followed
                     again = await resident.live(flow_run, admitted.parameters or {}, flow=flow, recovered=recovered)
                 elif configuration is not None:
-                    again = await flow_jobs.live(flow_run, configuration)
+                    again = await flow_jobs.live(flow_run, configuration, self._flow_states)
             if again is not None:
                 await self._let_go(flow_run, submitted_as(kind), again)
         except asyncio.CancelledError:
@@ -203,7 +202,8 @@ class Supervisor:
     async def _finish(self, flow_run: FlowRun) -> None:
         """Bring what is left of a run that is over itself to its end; or the run to its next attempt."""
         session = await self._session_of(flow_run)
-        again = await flow_jobs.finish(session, flow_run) if may_be_killed(flow_run.state) else None
+        killed = may_be_killed(flow_run.state)
+        again = await flow_jobs.finish(session, flow_run, self._flow_states) if killed else None
         if again is None:
             await resident.finish_jobs(session, flow_run)
         else:
@@ -245,34 +245,12 @@ class Supervisor:
             with using_session(self.session):
                 self._context = copy_context()
                 services = [asyncio.create_task(service()) for service in self._services]
-                services.append(asyncio.create_task(self._renew_leases()))
+                services.append(asyncio.create_task(self._flow_states.watch()))
                 for service in services:
                     service.add_done_callback(_report_death)
                 self._ready.set_result(None)
                 await self._stopping.wait()
                 await self.accounts.close()
-
-    async def _renew_leases(self) -> None:
-        while True:
-            await asyncio.sleep(_LEASE_RENEWAL_SECONDS)
-            async with get_client() as client:
-                for held in self.held.values():
-                    if held.lease is not None:
-                        await _renew_lease(client, held, held.lease)
-
-
-async def _renew_lease(client: PrefectClient, held: HeldRun, lease: UUID) -> None:
-    """Renew the lease of a run's concurrency slot, or find the one that it has by now."""
-    try:
-        try:
-            await client.renew_concurrency_lease(lease, LEASE_SECONDS)
-        except PrefectHTTPStatusError:
-            # A run that begins to run when its lease was not renewed in time is given another.
-            held.lease = lease_of(await client.read_flow_run(held.flow_run.id))
-            if held.lease == lease:
-                raise
-    except Exception as error:
-        _logger.warning("The concurrency lease of run %s was not renewed: %s", held.flow_run.id, error)
 
 
 def _report_death(service: asyncio.Task[None]) -> None:

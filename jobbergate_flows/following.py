@@ -9,10 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
+from jobbergate_flows.slots import take_slot
 from jobbergate_flows.states import keeping_slot, states_since
 
 _logger = logging.getLogger(__name__)
@@ -26,8 +27,10 @@ class RunFollower:
     out.
     """
 
-    def __init__(self, flow_run_id: UUID) -> None:
+    def __init__(self, flow_run_id: UUID, *, engine_on_node: bool = False) -> None:
+        """For the run `flow_run_id`; the other argument is `tell_state`'s."""
         self.flow_run_id = flow_run_id
+        self._engine_on_node = engine_on_node
         self._next: State[Any] | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -55,7 +58,7 @@ class RunFollower:
         attempt = 0
         while (state := self._next) is not None:
             try:
-                await tell_state(self.flow_run_id, state)
+                await tell_state(self.flow_run_id, state, engine_on_node=self._engine_on_node)
             except Exception as error:
                 delay = _RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)]
                 attempt += 1
@@ -67,11 +70,15 @@ class RunFollower:
                     self._next = None
 
 
-async def tell_state(flow_run_id: UUID, state: State[Any]) -> None:
+async def tell_state(flow_run_id: UUID, state: State[Any], *, engine_on_node: bool = False) -> None:
     """Set a run that is Pending or Running to `state`, which is one of these as well.
 
     A run that says so already is left alone, as is one that does not go on: it is over, paused, in its queue, to be
     cancelled, or deleted.
+
+    Args:
+        engine_on_node: Whether the run's engine runs in the job itself: then it alone lets the run begin, and until it
+            has, the run of a job that runs is told as Starting.
 
     Raises:
         httpx.HTTPError: The server cannot be reached.
@@ -82,51 +89,66 @@ async def tell_state(flow_run_id: UUID, state: State[Any]) -> None:
             current = run.state
             if current is None or not (current.is_pending() or current.is_running()):
                 return
+            if engine_on_node:
+                state = beside_engine(state, current)
             if (current.name, current.message) == (state.name, state.message):
                 return
-            if _is_against_the_rules(current, state):
-                await overwrite_state(client, run, state)
-            else:
-                await client.set_flow_run_state(flow_run_id, keeping_slot(state, current))
+            await overwrite_state(client, run, state)
         except ObjectNotFound:
             return
 
 
-def _is_against_the_rules(current: State[Any], state: State[Any]) -> bool:
-    """Whether the server may not take what Slurm says of a run that goes on.
+def beside_engine(state: State[Any], current: State[Any]) -> State[Any]:
+    """What to tell of a job that says `state`, in which the engine of a run runs that is `current`. Pure.
 
-    It refuses Pending after Running, and after a Pending of the same name; and it cancels a run that begins to run when
-    it has forgotten the lease of its slot, as it does when it is restarted.
+    That the flow runs is the engine's to say: only where is added.
     """
-    if current.is_running():
-        return state.is_pending()
-    return state.is_running() or current.name == state.name
+    if state.is_running() and current.is_pending():
+        return State(type=StateType.PENDING, name="Starting", message=state.message)
+    return state
 
 
 async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]) -> None:
     """Set a run that goes on to `state`, past the server's rules, keeping its concurrency slot.
 
-    The rules also keep a run that is to be cancelled from being set to anything else, and one that runs from being set
-    to Pending. So does this: where the run was cancelled, ended or began to run since `run` was read, that is set
-    again.
+    They refuse Pending after Running, and after a Pending of the same name, and count each Running as another run. But
+    they let a run be Pending that has ended since, or is in its queue again. So where the run was cancelled, paused,
+    ended or began to run since `run` was read, that is set again.
 
     Args:
         client: Talks to the server.
         run: The run as it was when this was decided.
-        state: What it is set to; none that ends the run.
+        state: What it is set to; none that ends the run. Running does not count as another run of it.
     """
+    if state.is_running():
+        # The server's only way not to count one, for runs that go on after a pause; it ends with that Running.
+        policy = run.empirical_policy.model_copy(update={"resuming": True})
+        await client.update_flow_run(run.id, empirical_policy=policy)
     result = await client.set_flow_run_state(run.id, keeping_slot(state, run.state), force=True)
     if run.state is None or result.state is None:
         return
     lost = overwritten(await client.read_flow_run_states(run.id), run.state, result.state)
     if lost is not None:
-        await client.set_flow_run_state(run.id, keeping_slot(lost, run.state), force=True)
+        if lost.is_final():
+            # Its end gave the slot back, and will again.
+            await take_slot(run.deployment_id)
+        await _set_again(client, run.id, lost)
+
+
+async def _set_again(client: PrefectClient, flow_run_id: UUID, state: State[Any]) -> None:
+    """Set a state that the server had, with where its result is: what the client sends of one is without that."""
+    fields = state.model_dump(mode="json", include={"type", "name", "message", "data", "state_details"})
+    await client.request(
+        "POST", "/flow_runs/{id}/set_state", path_params={"id": flow_run_id}, json={"state": fields, "force": True}
+    )
 
 
 def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any]) -> State[Any] | None:
-    """What came between two states of a run and is more than the later one: an end, Cancelling, Running. Pure.
+    """What a run was right before it was put into a state, if that came unseen and is more than the later one. Pure.
 
-    None without such a one, and where the run has gone on from `put`: then somebody knew of it.
+    None without such a one, and where the run has gone on from `put`: then somebody knew of it. Pending is not more,
+    nor is what an engine says that goes on: Running for a Running, and the wait for its own retry. But what follows an
+    end in between is another life of the run.
 
     Args:
         states: All states of the run, in any order.
@@ -134,7 +156,11 @@ def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any])
         put: The one that was put in its place.
     """
     since = states_since(states, seen)
-    if not since or since[-1].id != put.id:
+    if len(since) < 2 or since[-1].id != put.id:
         return None
-    more = [state for state in since[:-1] if state.is_final() or state.is_cancelling() or state.is_running()]
-    return more[-1] if more else None
+    *before, lost = since[:-1]
+    if any(state.is_final() for state in before):
+        return lost
+    if lost.is_pending() or lost.is_scheduled() or (lost.is_running() and put.is_running()):
+        return None
+    return lost

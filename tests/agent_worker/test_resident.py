@@ -25,7 +25,6 @@ from jobbergate_flows.slurm.deputy_door import DeputyDoor, OwnAccount
 from jobbergate_flows.slurm.errors import ClusterUnreachable
 from tests.agent_worker.conftest import Workshop
 from tests.cluster.site import message, script_application
-from tests.cluster.slots import forget_lease, take_slot
 
 RENDERER = str(Path(child.__file__).parent / "program.py")
 ECHO = "#!/bin/sh\necho {{ word }}\n"
@@ -49,19 +48,6 @@ async def test_a_run_that_has_a_job_is_followed_without_its_application_and_what
     ended = await workshop.end(run.id)
     assert "exit code 3" in message(ended)
     assert (await workshop.submission(run.id)).job_id == job.job_id
-
-
-async def test_a_job_goes_on_whose_runs_slot_the_server_has_forgotten(workshop: Workshop, tmp_path: Path) -> None:
-    one_at_a_time = await workshop.deploy(script_application(tmp_path, "one", "#!/bin/sh\n"), concurrency_limit=1)
-    async with get_client() as client:
-        run = await take_slot(client, (await workshop.launch(one_at_a_time)).id)
-        await forget_lease(client, run)
-    await workshop.submit(run.id, "true")
-
-    await workshop.supervisor.hold(run, "application", recovered=True)
-
-    ended = await workshop.end(run.id)
-    assert ended.state_name == "Completed", message(ended)
 
 
 @pytest.mark.parametrize(

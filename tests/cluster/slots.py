@@ -8,10 +8,11 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Pending, Scheduled
 
-from agent_worker.runs import lease_of
+from agent_worker.slots import lease_of
+from jobbergate_flows.slots import take_slot
 
 
-async def take_slot(client: PrefectClient, run_id: UUID) -> FlowRun:
+async def from_queue(client: PrefectClient, run_id: UUID) -> FlowRun:
     """The run, Pending as one that comes from its queue: it has a slot, and a lease of it."""
     await client.set_flow_run_state(run_id, Scheduled(), force=True)
     await client.set_flow_run_state(run_id, Pending())
@@ -25,6 +26,11 @@ async def forget_lease(client: PrefectClient, run: FlowRun) -> None:
     lease = lease_of(run)
     assert lease is not None
     await client.release_concurrency_slots_with_lease(lease)
-    names = [f"deployment:{run.deployment_id}"]
-    taken = await client.increment_concurrency_slots(names, slots=1, mode="concurrency")
-    assert len(taken.json()) == 1
+    assert await take_slot(run.deployment_id)
+
+
+async def taken_slots(client: PrefectClient, deployment_id: UUID) -> int:
+    """How many of the deployment's slots are taken."""
+    limit = (await client.read_deployment(deployment_id)).global_concurrency_limit
+    assert limit is not None
+    return limit.active_slots

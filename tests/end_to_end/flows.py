@@ -17,9 +17,15 @@ import time
 from pathlib import Path
 
 from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
 
 
-@flow
+def wait_for(file):
+    while not Path(file).exists():
+        time.sleep(0.2)
+
+
+@flow(retries=int(os.environ.get("RETRIES", "0")))
 def work(how: str, marker: str = ""):
     said = (os.environ["SLURM_JOB_ID"], os.getcwd(), os.environ.get("SETTING"))
     get_run_logger().info("job %s in %s, setting %s", *said)
@@ -33,6 +39,12 @@ def work(how: str, marker: str = ""):
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "sleep":
         time.sleep(300)
+    if how == "fail once":
+        wait_for(f"{marker}.fail")
+        if flow_run.run_count == 1:
+            raise ValueError("on purpose")
+    if how == "wait":
+        wait_for(f"{marker}.end")
     return how
 """
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 
+from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.site import Site, message
 from tests.cluster.waiting import await_until
 from tests.end_to_end.flows import deploy_flow
@@ -50,6 +54,46 @@ async def test_a_flow_that_fails_or_is_killed_ends_its_run(
     assert run.state is not None
     assert run.state.type.value == type_
     assert words in message(run)
+
+
+@pytest.mark.slurm
+async def test_a_flow_that_runs_says_where_and_keeps_the_retries_of_its_own(site: Site, tmp_path: Path) -> None:
+    marker = tmp_path / "runs"
+    deployment = await deploy_flow(site, tmp_path, env={"RETRIES": "1"})
+    run_id = await site.start(deployment, how="fail once", marker=str(marker))
+    await await_until(lambda: _runs_on_a_node(site, run_id), 150, "the run to say where it runs")
+    marker.with_suffix(".fail").touch()
+    run = await site.end(run_id, 120)
+    assert run.state_name == "Completed", message(run)
+    assert run.run_count == 2
+    assert "AwaitingRetry" in [state.name for state in await site.states(run_id)]
+    assert len(site.submissions(run_id)) == 1
+
+
+@pytest.mark.slurm
+async def test_a_queued_flow_keeps_its_concurrency_slot_while_the_prefect_server_is_restarted(
+    site: Site, prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    marker = tmp_path / "runs"
+    deployment = await deploy_flow(site, tmp_path, extra={"hold": ""})
+    async with get_client() as client:
+        await client.update_deployment(deployment, DeploymentUpdate(concurrency_limit=1))
+    first = await site.start(deployment, how="wait", marker=str(marker))
+    await site.until(first, "Held")
+    second = await site.start(deployment, how="well")
+    await site.until(second, "AwaitingConcurrencySlot")
+    prefect_server.stop()
+    prefect_server.start()
+    (held,) = site.submissions(first)
+    site.slurm.run("scontrol", "release", held.job_id or "")
+    await await_until(lambda: _runs_on_a_node(site, first), 150, "the first to run")
+    assert site.submissions(second) == []
+    marker.with_suffix(".end").touch()
+    run = await site.end(first, 120)
+    assert run.state_name == "Completed", message(run)
+    await site.until(second, "Held", timeout=120)
+    await site.cancel(second)
+    assert (await site.end(second, CANCEL_SECONDS)).state_name == "Cancelled"
 
 
 @pytest.mark.slurm
@@ -104,6 +148,11 @@ async def test_what_cannot_be_submitted_ends_the_run_with_the_reason(
     assert run.state is not None
     assert run.state.type.value in ("FAILED", "CRASHED")
     assert words in message(run)
+
+
+async def _runs_on_a_node(site: Site, run_id: UUID) -> bool:
+    run = await site.run(run_id)
+    return run.state_name == "Running" and "node1" in message(run)
 
 
 async def _is_gone(path: Path) -> bool:
