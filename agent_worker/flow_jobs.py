@@ -118,7 +118,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob, stat
     if run is None:
         return None
     # Where that has come from its queue already, it is taken up when it is held no more.
-    ending = None if await _was_begun_anew(flow_run, run) else settled(run.state, status, job)
+    ending = None if await _was_begun_anew(flow_run, run) else settled(run, status, job)
     if ending is not None:
         if status.phase is not Phase.COMPLETED:
             await _forward_tail(session, job, logger)
@@ -164,11 +164,12 @@ def begun_anew(states: Iterable[State[Any]], before: State[Any]) -> bool:
     return False
 
 
-def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> State[Any] | None:
+def settled(run: FlowRun, status: JobStatus, job: SlurmJob) -> State[Any] | None:
     """The state that a run needs once its job is final; None where the run's own end stands.
 
     Slurm's named state wins over what the engine could still say while it was being killed. Pure.
     """
+    current = run.state
     ended = current is not None and current.is_final()
     if status.phase is Phase.CANCELLED:
         return None if ended and current and not current.is_crashed() else state_for(status, job)
@@ -177,11 +178,18 @@ def settled(current: State[Any] | None, status: JobStatus, job: SlurmJob) -> Sta
         return state_for(status, job) if killed and not current.is_completed() else None
     if current is not None and current.is_cancelling():
         return Cancelled(message=f"{status.message} (Slurm job {job.job_id})")
-    if current is not None and (current.is_scheduled() or current.is_paused()):
+    if current is not None and (current.is_scheduled() or current.is_paused()) and not _waits_in_process(run, current):
         return None
     if status.phase is Phase.COMPLETED:
         return Crashed(message=f"Slurm job {job.job_id} is {status.message}, but the flow did not report its end")
     return state_for(status, job)
+
+
+def _waits_in_process(run: FlowRun, current: State[Any]) -> bool:
+    """Whether it was the run's engine that waited, for its own retry or a pause's end: it died with its job."""
+    if current.is_paused():
+        return not current.state_details.pause_reschedule
+    return run.empirical_policy.retry_type == "in_process"
 
 
 def _says(current: State[Any] | None, ending: State[Any]) -> bool:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path, PurePath
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Paused, Pending, Running, Suspended
 
 from agent_worker.configuration import SlurmJobConfiguration
 from agent_worker.flow_jobs import begun_anew, settled
@@ -37,6 +38,10 @@ CANCELLED = ended(Phase.CANCELLED, "Cancelled")
 NODE_FAIL = ended(Phase.CRASHED, "NodeFail")
 
 
+def run_in(state: State) -> FlowRun:
+    return FlowRun(flow_id=uuid4(), state=state)
+
+
 @pytest.mark.parametrize(
     ("current", "status", "result"),
     [
@@ -52,13 +57,24 @@ NODE_FAIL = ended(Phase.CRASHED, "NodeFail")
         (Running(), OK, "Crashed"),
         (Cancelling(), FAILED, "Cancelled"),
         (AwaitingRetry(), OK, None),
+        (Suspended(), OK, None),
+        (Paused(), TIMED_OUT, "TimedOut"),
     ],
 )
 def test_slurms_named_end_wins_over_what_a_dying_engine_said(
     current: State, status: JobStatus, result: str | None
 ) -> None:
-    state = settled(current, status, JOB)
+    state = settled(run_in(current), status, JOB)
     assert (state.name if state else None) == result
+
+
+@pytest.mark.parametrize(("status", "result"), [(OK, "Crashed"), (TIMED_OUT, "TimedOut"), (CANCELLED, "Cancelled")])
+def test_an_engine_that_waits_for_its_own_retry_dies_with_its_job(status: JobStatus, result: str) -> None:
+    run = run_in(AwaitingRetry())
+    run.empirical_policy.retry_type = "in_process"
+    state = settled(run, status, JOB)
+    assert state is not None
+    assert state.name == result
 
 
 def refusing_to_remove(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,6 +140,26 @@ async def test_a_cancelled_run_ends_whatever_becomes_of_its_secrets(
 
     assert (await workshop.end(flow_run.id)).state_name == "Cancelled"
     await was_told(workshop, flow_run)
+
+
+async def test_a_run_whose_engine_dies_while_it_waits_for_its_own_retry_ends_as_its_job(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    flow_run = await workshop.launch(await workshop.deploy(script_application(tmp_path, "flow", "#!/bin/sh\n")))
+    dies = tmp_path / "dies"
+    command = f"sh -c 'until [ -e {dies} ]; do sleep 0.1; done; kill -9 $$'"
+    await workshop.supervisor.hold(
+        flow_run, "flow", SlurmJobConfiguration(command=command, directory=str(workshop.folder))
+    )
+    async with get_client() as client:
+        await client.update_flow_run(flow_run.id, empirical_policy=FlowRunPolicy(retries=1, retry_delay=300))
+        await client.set_flow_run_state(flow_run.id, Running())
+        state: State | None = (await client.set_flow_run_state(flow_run.id, Failed())).state
+        assert state is not None
+        assert state.name == "AwaitingRetry"
+    dies.touch()
+
+    assert "signal 9" in message(await workshop.end(flow_run.id))
 
 
 @pytest.mark.parametrize("polled", [False, True], ids=["back in its queue", "come from its queue"])
