@@ -89,6 +89,10 @@ async def hand_back(flow_run_id: UUID, state: State[Any]) -> None:
         return
     async with get_client() as client:
         try:
+            if run.empirical_policy.retry_type == "in_process":
+                # The server gives no worker a run whose own engine waits to run it again; that is dead.
+                policy = run.empirical_policy.model_copy(update={"retry_type": "reschedule"})
+                await client.update_flow_run(flow_run_id, empirical_policy=policy)
             await client.set_flow_run_state(flow_run_id, state)
         except ObjectNotFound:
             return

@@ -25,7 +25,8 @@ from agent_worker.flow_states import FlowStates
 from agent_worker.jobbergate.submission import only_followed
 from agent_worker.kinds import submitted_as
 from agent_worker.runs import hand_back, may_be_killed, read_run
-from agent_worker.slots import without_lease
+from agent_worker.slot_audit import SlotAudit
+from agent_worker.slots import keep_slot
 from agent_worker.transport import OutageTransport
 from jobbergate_flows.sessions import using_session
 from jobbergate_flows.slurm.session import ClusterSession, SessionObserver
@@ -72,6 +73,7 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._held: dict[UUID, HeldRun] = {}
         self._flow_states = FlowStates()
+        self.slot_audit = SlotAudit()
         self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.admission: Admission
         """Who decides about runs; there once `start` has returned."""
@@ -171,10 +173,11 @@ class Supervisor:
                 if now is None or now.state is None or now.state.type not in (StateType.PENDING, StateType.RUNNING):
                     return
                 flow_run = now
+                if not await self._keeps_slot(now, now.state, kind):
+                    return
             else:
                 # It comes from its queue: whatever job an earlier life of it had, its end was the run's.
                 await self.session.mark_run_told(str(flow_run.id), submitted_as(kind))
-            flow_run = await without_lease(flow_run)
             admitted = await self.admission.admit(flow_run, kind, configuration if kind == "flow" else None)
             if admitted is None:
                 return
@@ -198,6 +201,14 @@ class Supervisor:
             _logger.exception("Run %s was lost by the worker; it is taken up again", flow_run.id)
         finally:
             self._held.pop(flow_run.id, None)
+
+    async def _keeps_slot(self, flow_run: FlowRun, state: State[Any], kind: Kind) -> bool:
+        """Whether a run that an earlier worker let come from its queue goes on; see `keep_slot`."""
+        self.slot_audit.note(flow_run.deployment_id)
+        if kind == "flow" and state.is_running():
+            return True  # Its engine renews the lease.
+        rows = await asyncio.to_thread(self.session.ledger.of_flow_run, str(flow_run.id))
+        return await keep_slot(flow_run, submitted=bool(rows))
 
     async def _finish(self, flow_run: FlowRun) -> None:
         """Bring what is left of a run that is over itself to its end; or the run to its next attempt."""

@@ -30,6 +30,7 @@ from agent_worker.recovery import recover_runs, worker_claim
 from agent_worker.runs import infrastructure_pid, mark_cancelled
 from agent_worker.settings import WorkerSettings
 from agent_worker.site import WorkerRefused, door_opener, rules_of
+from agent_worker.slots import keep_slot
 from agent_worker.supervisor import Supervisor
 from agent_worker.updates import DAY_SECONDS, UpdateWatch
 from jobbergate_flows.slurm.cluster import Finding
@@ -69,6 +70,7 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
             self.name = f"{socket.gethostname()} {work_pool_name}"
         # Prefect's own worker starts all runs of a poll at once, and its server on SQLite then locks itself up.
         self._starting = asyncio.Semaphore(_STARTS_AT_ONCE)
+        self._coming = asyncio.Lock()
         self.settings = WorkerSettings()
         self.supervisor = Supervisor(self._make_admission, observer_of)
         self.supervisor.add_service(
@@ -81,6 +83,11 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
                 self.name,
                 self._configure,
                 self.settings.recovery_poll_seconds,
+            )
+        )
+        self.supervisor.add_service(
+            lambda: self.supervisor.slot_audit.watch(
+                self.supervisor.session.ledger, self.settings.recovery_poll_seconds
             )
         )
         self._pulse = Pulse()
@@ -162,6 +169,18 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
     async def _submit_run(self, flow_run: FlowRun) -> None:
         async with self._starting:
             await super()._submit_run(flow_run)
+
+    async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
+        self.supervisor.slot_audit.note(flow_run.deployment_id)
+        # One at a time: none gets the slot of another one that changes it.
+        async with self._coming:
+            if not await super()._propose_pending_state(flow_run):
+                return False
+            try:
+                return await keep_slot(await self.client.read_flow_run(flow_run.id))
+            except Exception:
+                self._logger.exception("The slot of run %s could not be kept; it is taken up again", flow_run.id)
+                return False
 
     async def _get_scheduled_flow_runs(self) -> list[WorkerFlowRunResponse]:
         runs = await super()._get_scheduled_flow_runs()

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas import OrchestrationResult
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
@@ -120,27 +121,32 @@ async def overwrite_state(client: PrefectClient, run: FlowRun, state: State[Any]
         run: The run as it was when this was decided.
         state: What it is set to; none that ends the run. Running does not count as another run of it.
     """
+    put = await _put(client, run, keeping_slot(state, run.state))
+    if run.state is None or put is None:
+        return
+    lost = overwritten(await client.read_flow_run_states(run.id), run.state, put)
+    if lost is None:
+        return
+    if lost.is_final() or lost.is_scheduled() or lost.is_paused():
+        # It gave the slot back, and will again.
+        await take_slot(client, run.deployment_id)
+    await _put(client, run, lost)
+
+
+async def _put(client: PrefectClient, run: FlowRun, state: State[Any]) -> State[Any] | None:
+    """Set a state by force, with where its result is: the client alone leaves that out of one that the server had.
+
+    Running does not count as another run.
+    """
     if state.is_running():
         # The server's only way not to count one, for runs that go on after a pause; it ends with that Running.
         policy = run.empirical_policy.model_copy(update={"resuming": True})
         await client.update_flow_run(run.id, empirical_policy=policy)
-    result = await client.set_flow_run_state(run.id, keeping_slot(state, run.state), force=True)
-    if run.state is None or result.state is None:
-        return
-    lost = overwritten(await client.read_flow_run_states(run.id), run.state, result.state)
-    if lost is not None:
-        if lost.is_final():
-            # Its end gave the slot back, and will again.
-            await take_slot(run.deployment_id)
-        await _set_again(client, run.id, lost)
-
-
-async def _set_again(client: PrefectClient, flow_run_id: UUID, state: State[Any]) -> None:
-    """Set a state that the server had, with where its result is: what the client sends of one is without that."""
     fields = state.model_dump(mode="json", include={"type", "name", "message", "data", "state_details"})
-    await client.request(
-        "POST", "/flow_runs/{id}/set_state", path_params={"id": flow_run_id}, json={"state": fields, "force": True}
+    answer = await client.request(
+        "POST", "/flow_runs/{id}/set_state", path_params={"id": run.id}, json={"state": fields, "force": True}
     )
+    return OrchestrationResult[Any].model_validate(answer.json()).state
 
 
 def overwritten(states: Iterable[State[Any]], seen: State[Any], put: State[Any]) -> State[Any] | None:

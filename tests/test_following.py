@@ -87,6 +87,7 @@ async def test_a_run_that_began_to_run_meanwhile_stays_so(prefect_server: Prefec
         await overwrite_state(client, waiting, queued("Resources"))
 
         assert await now(client, run) == ("Running", "by its engine")
+        assert (await client.read_flow_run(run.id)).run_count == 2
 
 
 async def test_an_earlier_life_of_the_run_is_not_its_end(prefect_server: PrefectServer) -> None:

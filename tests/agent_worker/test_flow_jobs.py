@@ -142,6 +142,21 @@ async def test_a_cancelled_run_ends_whatever_becomes_of_its_secrets(
     await was_told(workshop, flow_run)
 
 
+async def begins(flow_run: FlowRun) -> None:
+    """Let its engine begin, and wait until the worker has said where: it says no more of that then."""
+
+    async def said() -> bool:
+        now = await client.read_flow_run(flow_run.id)
+        return "Slurm job" in message(now) and now.state_name == state
+
+    async with get_client() as client:
+        state = "Starting"
+        await await_until(said, 30, "the worker to say that the job runs")
+        await client.set_flow_run_state(flow_run.id, Running())
+        state = "Running"
+        await await_until(said, 30, "the worker to say where the flow runs")
+
+
 async def test_a_run_whose_engine_dies_while_it_waits_for_its_own_retry_ends_as_its_job(
     workshop: Workshop, tmp_path: Path
 ) -> None:
@@ -153,7 +168,7 @@ async def test_a_run_whose_engine_dies_while_it_waits_for_its_own_retry_ends_as_
     )
     async with get_client() as client:
         await client.update_flow_run(flow_run.id, empirical_policy=FlowRunPolicy(retries=1, retry_delay=300))
-        await client.set_flow_run_state(flow_run.id, Running())
+        await begins(flow_run)
         state: State | None = (await client.set_flow_run_state(flow_run.id, Failed())).state
         assert state is not None
         assert state.name == "AwaitingRetry"
@@ -172,14 +187,11 @@ async def test_a_run_that_is_retried_before_slurm_told_its_end_gets_another_job(
     configuration = SlurmJobConfiguration(command=command, directory=str(workshop.folder))
     await workshop.supervisor.hold(flow_run, "flow", configuration)
 
-    async def submitted() -> bool:
-        return any(row.job_id for row in workshop.ledger.of_flow_run(str(flow_run.id)))
-
     async def let_go() -> bool:
         return flow_run.id not in workshop.supervisor.held
 
-    await await_until(submitted, 30, "the first job")
-    said: list[State] = [Running(), Failed(), AwaitingRetry()]
+    await begins(flow_run)
+    said: list[State] = [Failed(), AwaitingRetry()]
     async with get_client() as client:
         for state in [*said, Pending()] if polled else said:
             await client.set_flow_run_state(flow_run.id, state)

@@ -11,10 +11,9 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelling
 
-from agent_worker import slots
 from agent_worker.configuration import SlurmJobConfiguration
 from agent_worker.kinds import Kind
-from agent_worker.slots import lease_of
+from agent_worker.slots import keep_slot, lease_of
 from jobbergate_flows.slots import take_slot
 from tests.agent_worker.conftest import Workshop
 from tests.cluster.site import script_application, waiting_for
@@ -24,83 +23,65 @@ from tests.cluster.waiting import await_until
 
 async def limited(workshop: Workshop, folder: Path, limit: int = 1) -> FlowRun:
     """A run of a deployment with that limit, which waits for `go-on` of its folder; Pending, with its slot's lease."""
-    deployed = await workshop.deploy(
-        script_application(folder, f"one-{uuid4().hex[:8]}", waiting_for(folder / "go-on")), concurrency_limit=limit
-    )
+    application = script_application(folder, f"limited-{uuid4().hex[:8]}", waiting_for(folder / "go-on"))
+    deployed = await workshop.deploy(application, concurrency_limit=limit)
     async with get_client() as client:
         return await from_queue(client, (await workshop.launch(deployed)).id)
 
 
-async def held_slots(run: FlowRun) -> int:
-    assert run.deployment_id is not None
+async def read(run: FlowRun) -> FlowRun:
+    async with get_client() as client:
+        return await client.read_flow_run(run.id)
+
+
+async def slots_of(run: FlowRun) -> int:
     async with get_client() as client:
         return await taken_slots(client, run.deployment_id)
 
 
-async def await_job(workshop: Workshop, run: FlowRun) -> None:
+@pytest.mark.parametrize("kind", ["application", "flow"])
+@pytest.mark.parametrize("forgotten", [False, True], ids=["known", "forgotten by the server"])
+@pytest.mark.parametrize("recovered", [False, True], ids=["from its queue", "left behind"])
+async def test_a_run_has_its_slot_without_a_lease_until_it_ends(
+    workshop: Workshop, tmp_path: Path, kind: Kind, forgotten: bool, recovered: bool
+) -> None:
+    run = await limited(workshop, tmp_path)
+    if forgotten:
+        async with get_client() as client:
+            await forget_lease(client, run)
+    if not recovered:
+        assert await keep_slot(run)
+    command = f"sh -c 'until [ -e {tmp_path}/go-on ]; do sleep 0.1; done'"
+    configuration = SlurmJobConfiguration(command=command, directory=str(workshop.folder))
+    await workshop.supervisor.hold(run, kind, configuration, recovered=recovered)
+
     async def submitted() -> bool:
         return any(row.job_id for row in workshop.ledger.of_flow_run(str(run.id)))
 
     await await_until(submitted, 30, "the run's job")
-
-
-@pytest.mark.parametrize("kind", ["application", "flow"])
-@pytest.mark.parametrize("forgotten", [False, True], ids=["known", "forgotten by the server"])
-async def test_a_run_has_its_slot_without_a_lease_until_it_ends(
-    workshop: Workshop, tmp_path: Path, kind: Kind, forgotten: bool
-) -> None:
-    run = await limited(workshop, tmp_path)
-    async with get_client() as client:
-        if forgotten:
-            await forget_lease(client, run)
-        command = f"sh -c 'until [ -e {tmp_path}/go-on ]; do sleep 0.1; done'"
-        configuration = SlurmJobConfiguration(command=command, directory=str(workshop.folder))
-        await workshop.supervisor.hold(run, kind, configuration)
-        await await_job(workshop, run)
-        now = await client.read_flow_run(run.id)
-
-    assert lease_of(now) is None
-    assert await held_slots(run) == 1
+    assert lease_of(await read(run)) is None
+    assert await slots_of(run) == 1
     (tmp_path / "go-on").touch()
     await workshop.end(run.id)
-    assert await held_slots(run) == 0
+    assert await slots_of(run) == 0
 
 
-async def test_a_run_whose_slot_another_one_got_in_between_waits_for_the_next(
+async def test_a_run_whose_slot_another_one_got_in_between_is_back_in_its_queue(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "_AGAIN_SECONDS", 0.2)
-    (tmp_path / "go-on").touch()
     run = await limited(workshop, tmp_path)
     release = PrefectClient.release_concurrency_slots_with_lease
-    refused = 0
 
     async def released_and_taken(client: PrefectClient, lease: UUID) -> httpx.Response:
         answer = await release(client, lease)
-        assert await take_slot(run.deployment_id)
+        assert await take_slot(client, run.deployment_id)
         return answer
 
-    async def noted(deployment_id: UUID | None) -> bool:
-        nonlocal refused
-        taken = await take_slot(deployment_id)
-        refused += not taken
-        return taken
-
-    async def waits() -> bool:
-        return refused > 1
-
     monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", released_and_taken)
-    monkeypatch.setattr(slots, "take_slot", noted)
-    await workshop.supervisor.hold(run, "application")
-    await await_until(waits, 30, "the run to wait for a slot")
-    assert workshop.ledger.of_flow_run(str(run.id)) == []
-    async with get_client() as client:
-        await client._client.post(
-            "/v2/concurrency_limits/decrement", json={"slots": 1, "names": [f"deployment:{run.deployment_id}"]}
-        )
 
-    assert (await workshop.end(run.id)).state_name == "Completed"
-    assert await held_slots(run) == 0
+    assert not await keep_slot(run)
+    assert (await read(run)).state_name == "AwaitingConcurrencySlot"
+    assert await slots_of(run) == 1
 
 
 async def test_a_run_that_is_cancelled_meanwhile_stays_so(
@@ -114,12 +95,9 @@ async def test_a_run_that_is_cancelled_meanwhile_stays_so(
         return await release(client, lease)
 
     monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", released_and_cancelled)
-    async with get_client() as client:
-        now = await slots.without_lease(run)
+    await keep_slot(run)
 
-        assert now.state is not None
-        assert now.state.is_cancelling()
-        assert (await client.read_flow_run(run.id)).state_name == "Cancelling"
+    assert (await read(run)).state_name == "Cancelling"
 
 
 async def test_a_slot_is_not_asked_for_twice_where_the_answer_was_lost(
@@ -135,19 +113,23 @@ async def test_a_slot_is_not_asked_for_twice_where_the_answer_was_lost(
         return answer
 
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", lost)
-    assert await take_slot(run.deployment_id)
-    assert await held_slots(run) == 2
+    async with get_client() as client:
+        assert await take_slot(client, run.deployment_id)
+    assert await slots_of(run) == 2
 
 
 async def test_a_slot_of_a_server_that_is_away_is_not_taken(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await limited(workshop, tmp_path, limit=5)
+    send = httpx.AsyncHTTPTransport.handle_async_request
 
     async def away(transport: httpx.AsyncHTTPTransport, request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("connection refused")
+        if request.url.path.endswith("/increment"):
+            raise httpx.ConnectError("connection refused")
+        return await send(transport, request)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", away)
-        assert not await take_slot(run.deployment_id)
-    assert await held_slots(run) == 1
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", away)
+    async with get_client() as client:
+        assert not await take_slot(client, run.deployment_id)
+    assert await slots_of(run) == 1

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Pending, Scheduled
 
 from agent_worker.slots import lease_of
-from jobbergate_flows.slots import take_slot
+from jobbergate_flows.slots import limit_of, take_slot
 
 
 async def from_queue(client: PrefectClient, run_id: UUID) -> FlowRun:
@@ -26,11 +26,11 @@ async def forget_lease(client: PrefectClient, run: FlowRun) -> None:
     lease = lease_of(run)
     assert lease is not None
     await client.release_concurrency_slots_with_lease(lease)
-    assert await take_slot(run.deployment_id)
+    assert await take_slot(client, run.deployment_id)
 
 
-async def taken_slots(client: PrefectClient, deployment_id: UUID) -> int:
+async def taken_slots(client: PrefectClient, deployment_id: UUID | None) -> int:
     """How many of the deployment's slots are taken."""
-    limit = (await client.read_deployment(deployment_id)).global_concurrency_limit
+    limit = await limit_of(client, deployment_id)
     assert limit is not None
     return limit.active_slots

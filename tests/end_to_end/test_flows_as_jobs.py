@@ -78,10 +78,8 @@ async def test_a_queued_flow_keeps_its_concurrency_slot_while_the_prefect_server
     deployment = await deploy_flow(site, tmp_path, extra={"hold": ""})
     async with get_client() as client:
         await client.update_deployment(deployment, DeploymentUpdate(concurrency_limit=1))
-    first = await site.start(deployment, how="wait", marker=str(marker))
-    await site.until(first, "Held")
-    second = await site.start(deployment, how="well")
-    await site.until(second, "AwaitingConcurrencySlot")
+    runs = [await site.start(deployment, how="wait", marker=str(marker)) for _ in range(2)]
+    first, second = await await_until(lambda: _in_states(site, runs, "Held", "AwaitingConcurrencySlot"), 120, "a slot")
     prefect_server.stop()
     prefect_server.start()
     (held,) = site.submissions(first)
@@ -148,6 +146,12 @@ async def test_what_cannot_be_submitted_ends_the_run_with_the_reason(
     assert run.state is not None
     assert run.state.type.value in ("FAILED", "CRASHED")
     assert words in message(run)
+
+
+async def _in_states(site: Site, runs: list[UUID], *names: str) -> list[UUID]:
+    """The runs in the order of the names of their states, once they have these."""
+    found = {(await site.run(run_id)).state_name: run_id for run_id in runs}
+    return [found[name] for name in names] if found.keys() == set(names) else []
 
 
 async def _runs_on_a_node(site: Site, run_id: UUID) -> bool:
