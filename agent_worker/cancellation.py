@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from datetime import UTC, datetime
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 
-from agent_worker.runs import infrastructure_pid, mark_cancelled, runs_of_ids, runs_of_pool
+from agent_worker.runs import LOST_AFTER, infrastructure_pid, mark_cancelled, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
@@ -48,9 +49,20 @@ async def cancel(supervisor: Supervisor, run: FlowRun) -> None:
         # Nothing was submitted: the coroutine is still rendering, or on its way to it.
         held.life.cancel()
         await asyncio.wait([held.life])
-    elif run.infrastructure_pid != infrastructure_pid(session.cluster.name, run.id):
+    elif not _is_nobodys(run, infrastructure_pid(session.cluster.name, run.id), datetime.now(UTC)):
         return
     await mark_cancelled(run.id, "Cancelled before the job was submitted")
+
+
+def _is_nobodys(run: FlowRun, pid: str, now: datetime) -> bool:
+    """Whether no worker holds a run without a submission that is not held here. Pure.
+
+    Where it was cancelled between its queue and its infrastructure_pid, which is `pid` where its cluster is ours, its
+    worker is about to set that, or dead.
+    """
+    if run.infrastructure_pid:
+        return run.infrastructure_pid == pid
+    return run.state is not None and now - run.state.timestamp > LOST_AFTER
 
 
 async def _try_to_cancel(supervisor: Supervisor, run: FlowRun) -> None:

@@ -189,7 +189,7 @@ def _waits_in_process(run: FlowRun, current: State[Any]) -> bool:
     """Whether it was the run's engine that waited, for its own retry or a pause's end: it died with its job."""
     if current.is_paused():
         return not current.state_details.pause_reschedule
-    return run.empirical_policy.retry_type == "in_process"
+    return current.name == "AwaitingRetry" and run.empirical_policy.retry_type == "in_process"
 
 
 def _says(current: State[Any] | None, ending: State[Any]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
@@ -15,13 +15,11 @@ from prefect.exceptions import ObjectNotFound
 
 from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.kinds import kind_of
-from agent_worker.runs import infrastructure_pid, runs_of_ids, runs_of_pool
+from agent_worker.runs import LOST_AFTER, infrastructure_pid, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
 _UNFINISHED = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
-LOST_AFTER = timedelta(seconds=60)
-"""A run that has been Pending for so long, without an infrastructure_pid, was lost between the two."""
 
 
 async def recover_runs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +27,8 @@ from jobbergate_flows.states import keeping_slot
 
 PAGE = 200
 """So many runs the server gives at once."""
+LOST_AFTER = timedelta(seconds=60)
+"""A run that has come from its queue so long ago, without an infrastructure_pid, was lost between the two."""
 
 
 def infrastructure_pid(cluster: str, flow_run_id: UUID) -> str:

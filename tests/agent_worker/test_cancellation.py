@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from prefect.states import Cancelling
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling, Pending
 
-from agent_worker import runs
+from agent_worker import cancellation, runs
 from agent_worker.cancellation import watch_for_cancellations
 from jobbergate_flows.slurm.local_cluster import LocalCluster
 from tests.agent_worker.conftest import Workshop
-from tests.cluster.site import script_application
+from tests.cluster.site import message, script_application
 from tests.cluster.waiting import await_until
 
 
@@ -79,3 +81,19 @@ async def test_runs_beyond_the_servers_first_page_are_cancelled_too(
 
     for run in ours:
         assert (await workshop.end(run.id)).state_name == "Cancelled"
+
+
+async def test_a_run_that_was_cancelled_when_its_worker_died_before_it_said_so_is_cancelled(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cancellation, "LOST_AFTER", timedelta(seconds=1))
+    deployed = await workshop.deploy(script_application(tmp_path, "lost", "#!/bin/sh\n"))
+    async with get_client() as client:
+        run = await client.create_flow_run_from_deployment(deployed.id)
+        await client.set_flow_run_state(run.id, Pending())
+        await client.set_flow_run_state(run.id, Cancelling())
+        assert (await client.read_flow_run(run.id)).infrastructure_pid is None
+
+    await workshop.supervisor.do(watch(workshop))
+
+    assert "before the job was submitted" in message(await workshop.end(run.id))

@@ -12,8 +12,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration
-from agent_worker.recovery import LOST_AFTER, is_left_behind, recover_runs, worker_claim
-from agent_worker.runs import hand_back
+from agent_worker.recovery import is_left_behind, recover_runs, worker_claim
+from agent_worker.runs import LOST_AFTER, hand_back
 from jobbergate_flows.slurm.ledger import Ledger, Submission, SubmissionStatus
 from jobbergate_flows.slurm.retries import RetryPolicy
 from jobbergate_flows.slurm.submission import SECRET_FILE
