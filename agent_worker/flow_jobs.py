@@ -16,7 +16,7 @@ from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.flow_output import OwnOutput
 from agent_worker.flow_script import environment_text, flow_job_script
 from agent_worker.flow_states import FlowStates
-from agent_worker.runs import force_state, read_run
+from agent_worker.runs import engine_waits, force_state, read_run
 from jobbergate_flows.applications.job_script import JobScript
 from jobbergate_flows.artifacts import RunArtifacts
 from jobbergate_flows.errors import JobbergateFlowsError
@@ -178,18 +178,12 @@ def settled(run: FlowRun, status: JobStatus, job: SlurmJob) -> State[Any] | None
         return state_for(status, job) if killed and not current.is_completed() else None
     if current is not None and current.is_cancelling():
         return Cancelled(message=f"{status.message} (Slurm job {job.job_id})")
-    if current is not None and (current.is_scheduled() or current.is_paused()) and not _waits_in_process(run, current):
+    # An engine that waited has died with its job.
+    if current is not None and (current.is_scheduled() or current.is_paused()) and not engine_waits(run):
         return None
     if status.phase is Phase.COMPLETED:
         return Crashed(message=f"Slurm job {job.job_id} is {status.message}, but the flow did not report its end")
     return state_for(status, job)
-
-
-def _waits_in_process(run: FlowRun, current: State[Any]) -> bool:
-    """Whether it was the run's engine that waited, for its own retry or a pause's end: it died with its job."""
-    if current.is_paused():
-        return not current.state_details.pause_reschedule
-    return current.name == "AwaitingRetry" and run.empirical_policy.retry_type == "in_process"
 
 
 def _says(current: State[Any] | None, ending: State[Any]) -> bool:

@@ -15,7 +15,7 @@ from prefect.exceptions import ObjectNotFound
 
 from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.kinds import kind_of
-from agent_worker.runs import LOST_AFTER, infrastructure_pid, runs_of_ids, runs_of_pool
+from agent_worker.runs import LOST_AFTER, engine_waits, infrastructure_pid, runs_of_ids, runs_of_pool
 from agent_worker.supervisor import Supervisor
 
 _logger = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ async def _left_behind(
         run
         for run in runs
         if run.id not in held
+        and run.id not in supervisor.coming
         and is_left_behind(
             run,
             pid=infrastructure_pid(session.cluster.name, run.id),
@@ -124,7 +125,7 @@ async def _left_behind(
 async def _ended_alone(
     client: PrefectClient, supervisor: Supervisor, work_pool: str, worker_name: str, online: set[str]
 ) -> list[FlowRun]:
-    """Runs that are over while the ledger still has their jobs.
+    """Runs that are over, or wait in the process of their engine, while the ledger still has their jobs.
 
     A flow on a node tells its end without its worker: whoever holds it may still bring it to another attempt, so what
     another worker or another pool's has is left to that. What the server does not know any more was deleted; of that
@@ -140,7 +141,7 @@ async def _ended_alone(
         run
         for run in known
         if run.state is not None
-        and run.state.is_final()
+        and (run.state.is_final() or (run.id in flows and engine_waits(run)))
         and (run.id not in flows or (run.work_pool_name in (None, work_pool) and _is_ours(run, worker_name, online)))
     ]
     # Nobody looks at more than their ids.

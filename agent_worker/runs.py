@@ -78,8 +78,19 @@ async def force_state(flow_run_id: UUID, state: State[Any]) -> None:
         try:
             run = await client.read_flow_run(flow_run_id)
             await client.set_flow_run_state(flow_run_id, keeping_slot(state, run.state), force=True)
+            await _let_workers_have(client, run)
         except ObjectNotFound:
             return
+
+
+async def _let_workers_have(client: PrefectClient, run: FlowRun) -> None:
+    """Have the server give workers a run again whose own engine was to run it once more, and is dead.
+
+    What it has left keeps the run from them for ever, also when somebody retries it by force, as the UI does.
+    """
+    if run.empirical_policy.retry_type == "in_process":
+        policy = run.empirical_policy.model_copy(update={"retry_type": None})
+        await client.update_flow_run(run.id, empirical_policy=policy)
 
 
 async def hand_back(flow_run_id: UUID, state: State[Any]) -> None:
@@ -92,13 +103,19 @@ async def hand_back(flow_run_id: UUID, state: State[Any]) -> None:
         return
     async with get_client() as client:
         try:
-            if run.empirical_policy.retry_type == "in_process":
-                # The server gives no worker a run whose own engine waits to run it again; that is dead.
-                policy = run.empirical_policy.model_copy(update={"retry_type": "reschedule"})
-                await client.update_flow_run(flow_run_id, empirical_policy=policy)
+            await _let_workers_have(client, run)
             await client.set_flow_run_state(flow_run_id, state)
         except ObjectNotFound:
             return
+
+
+def engine_waits(run: FlowRun) -> bool:
+    """Whether a run waits in its engine's process, for the engine's own retry or for the end of a pause. Pure."""
+    if run.state is None:
+        return False
+    if run.state.is_paused():
+        return not run.state.state_details.pause_reschedule
+    return run.state.name == "AwaitingRetry" and run.empirical_policy.retry_type == "in_process"
 
 
 def may_be_killed(state: State[Any] | None) -> bool:

@@ -14,11 +14,13 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateName,
     FlowRunFilterStateType,
+    WorkPoolFilter,
+    WorkPoolFilterName,
 )
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 
-from agent_worker.runs import PAGE
+from agent_worker.runs import PAGE, engine_waits
 from jobbergate_flows.slots import give_slots_back, limit_of, take_slot
 from jobbergate_flows.slurm.ledger import Ledger
 
@@ -32,9 +34,13 @@ class SlotAudit:
     A slot without a lease never comes back by itself. One too many is counted where a worker died between two requests,
     or an engine while it waited for its own retry; one too few where a run ended that had none, as one that was paused.
     The server's rule is that each run gives one back which is Pending, Running or Cancelling before it ends.
+
+    A limit that a deployment shares with others is left alone: whose slots it counts nobody knows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, work_pool: str) -> None:
+        """For the runs of a work pool: what another pool's runs have lost they do not get back from here."""
+        self._work_pool = work_pool
         self._deployments: set[UUID] = set()
         self._wrong: dict[UUID, int] = {}
 
@@ -61,54 +67,72 @@ class SlotAudit:
         async with get_client() as client:
             for deployment_id in list(self._deployments):
                 limit = await limit_of(client, deployment_id)
-                if limit is None or not limit.active:
+                if limit is None or not limit.active or limit.name != f"deployment:{deployment_id}":
                     self._deployments.discard(deployment_id)
                     self._wrong.pop(deployment_id, None)
                     continue
                 before = self._wrong.pop(deployment_id, 0)
-                wrong = await _too_many(client, deployment_id, limit)
+                wrong = await self._too_many(client, deployment_id, limit)
                 if wrong and wrong != before:
                     self._wrong[deployment_id] = wrong
                 elif wrong:
-                    await _mend(client, deployment_id, wrong, ledger)
+                    await self._mend(client, deployment_id, wrong, ledger)
 
-
-async def _mend(client: PrefectClient, deployment_id: UUID, wrong: int, ledger: Ledger) -> None:
-    claim = f"slots-{deployment_id}"
-    if not await asyncio.to_thread(ledger.claim, claim):
-        return
-    try:
-        limit = await limit_of(client, deployment_id)
-        # Another worker may have mended it meanwhile.
-        if limit is None or await _too_many(client, deployment_id, limit) != wrong:
+    async def _mend(self, client: PrefectClient, deployment_id: UUID, wrong: int, ledger: Ledger) -> None:
+        claim = f"slots-{deployment_id}"
+        if not await asyncio.to_thread(ledger.claim, claim):
             return
-        _logger.warning("Of %s %d slots are taken, %d of them wrongly", limit.name, limit.active_slots, wrong)
-        if wrong > 0:
-            await give_slots_back(client, limit, wrong)
-            return
-        for _ in range(-wrong):
-            await take_slot(client, deployment_id)
-    finally:
-        await asyncio.to_thread(ledger.release, claim)
+        try:
+            limit = await limit_of(client, deployment_id)
+            # Another worker may have mended it meanwhile.
+            if limit is None or await self._too_many(client, deployment_id, limit) != wrong:
+                return
+            _logger.warning("Of %s %d slots are taken, %d of them wrongly", limit.name, limit.active_slots, wrong)
+            if wrong > 0:
+                await give_slots_back(client, limit, wrong)
+                return
+            for _ in range(-wrong):
+                await take_slot(client, deployment_id)
+        finally:
+            await asyncio.to_thread(ledger.release, claim)
+
+    async def _too_many(self, client: PrefectClient, deployment_id: UUID, limit: GlobalConcurrencyLimitResponse) -> int:
+        """How many slots too many are taken, less than none where too few are; 0 also where that just changed."""
+        ours = await _going_on(client, deployment_id, self._work_pool)
+        all_ = await _going_on(client, deployment_id) + await _waiting_in_process(client, deployment_id)
+        again = await limit_of(client, deployment_id)
+        if again is None or again.active_slots != limit.active_slots:
+            return 0
+        return wrongly_taken(limit.active_slots, limit.limit, ours, all_)
 
 
-async def _too_many(client: PrefectClient, deployment_id: UUID, limit: GlobalConcurrencyLimitResponse) -> int:
-    """How many slots too many are taken, less than none where too few are; 0 also where that just changed."""
-    holding = await _holding(client, deployment_id)
-    again = await limit_of(client, deployment_id)
-    if again is None or again.active_slots != limit.active_slots:
-        return 0
-    # Not more than there are can be counted.
-    return limit.active_slots - min(holding, max(limit.limit, limit.active_slots))
+def wrongly_taken(taken: int, limit: int, ours: int, all_: int) -> int:
+    """How many of a limit's slots are taken by nobody; less than none for runs that have none. Pure.
+
+    Args:
+        taken: How many slots the server counts.
+        limit: How many there are.
+        ours: How many runs go on in our pool, and will end.
+        all_: How many may have a slot at all. What a dead process of somebody else's left Running has none any more.
+    """
+    if taken > all_:
+        return taken - all_
+    return min(taken - min(ours, limit), 0)
 
 
-async def _holding(client: PrefectClient, deployment_id: UUID) -> int:
-    deployment = DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id]))
-    types = FlowRunFilterState(type=FlowRunFilterStateType(any_=_HOLDING))
-    names = FlowRunFilterState(name=FlowRunFilterStateName(any_=["AwaitingRetry"]))
-    going_on = await client.count_flow_runs(deployment_filter=deployment, flow_run_filter=FlowRunFilter(state=types))
-    # An engine that waits for its own retry has kept its slot.
-    waiting = await client.read_flow_runs(
-        deployment_filter=deployment, flow_run_filter=FlowRunFilter(state=names), limit=PAGE
+async def _going_on(client: PrefectClient, deployment_id: UUID, work_pool: str | None = None) -> int:
+    return await client.count_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_HOLDING))),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[work_pool])) if work_pool else None,
     )
-    return going_on + sum(run.empirical_policy.retry_type == "in_process" for run in waiting)
+
+
+async def _waiting_in_process(client: PrefectClient, deployment_id: UUID) -> int:
+    """How many runs' engines may wait for their own retry: these have kept their slot."""
+    runs = await client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment_id])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["AwaitingRetry"]))),
+        limit=PAGE,
+    )
+    return sum(engine_waits(run) for run in runs)

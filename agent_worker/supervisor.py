@@ -24,7 +24,7 @@ from agent_worker.configuration import FlowJobConfiguration
 from agent_worker.flow_states import FlowStates
 from agent_worker.jobbergate.submission import only_followed
 from agent_worker.kinds import submitted_as
-from agent_worker.runs import hand_back, may_be_killed, read_run
+from agent_worker.runs import engine_waits, hand_back, may_be_killed, read_run
 from agent_worker.slot_audit import SlotAudit
 from agent_worker.slots import keep_slot
 from agent_worker.transport import OutageTransport
@@ -57,12 +57,14 @@ class Supervisor:
     def __init__(
         self,
         make_admission: Callable[[], Awaitable[Admission]],
+        work_pool: str,
         observer_of: Callable[[ClusterSession, FlowRun, str | None], SessionObserver] | None = None,
     ) -> None:
         """Make one, to be started.
 
         Args:
             make_admission: Makes who decides about runs, when it starts.
+            work_pool: The name of the runs' work pool.
             observer_of: Gives who hears of the jobs of a run, with the name of the Jobbergate API of its mirrors.
         """
         self._make_admission = make_admission
@@ -73,7 +75,9 @@ class Supervisor:
         self._stopping = asyncio.Event()
         self._held: dict[UUID, HeldRun] = {}
         self._flow_states = FlowStates()
-        self.slot_audit = SlotAudit()
+        self.slot_audit = SlotAudit(work_pool)
+        self.coming: set[UUID] = set()
+        """The runs that come from their queue just now, and are not held yet."""
         self._services: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.admission: Admission
         """Who decides about runs; there once `start` has returned."""
@@ -140,7 +144,7 @@ class Supervisor:
 
         Args:
             kind: `cancelled` for a run that only waits for the end of its cancelled job, `ended` for one that is over
-                itself.
+                itself, or that waits in the process of its engine on a node.
             configuration: The job's configuration; an application's run has of it only where it is mirrored.
             recovered: Whether an earlier worker began the run.
         """
@@ -208,13 +212,13 @@ class Supervisor:
         if kind == "flow" and state.is_running():
             return True  # Its engine renews the lease.
         rows = await asyncio.to_thread(self.session.ledger.of_flow_run, str(flow_run.id))
-        return await keep_slot(flow_run, submitted=bool(rows))
+        return await keep_slot(flow_run, submitted=any(not row.told for row in rows))
 
     async def _finish(self, flow_run: FlowRun) -> None:
         """Bring what is left of a run that is over itself to its end; or the run to its next attempt."""
         session = await self._session_of(flow_run)
-        killed = may_be_killed(flow_run.state)
-        again = await flow_jobs.finish(session, flow_run, self._flow_states) if killed else None
+        unsettled = may_be_killed(flow_run.state) or engine_waits(flow_run)
+        again = await flow_jobs.finish(session, flow_run, self._flow_states) if unsettled else None
         if again is None:
             await resident.finish_jobs(session, flow_run)
         else:

@@ -72,7 +72,7 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
         self._starting = asyncio.Semaphore(_STARTS_AT_ONCE)
         self._coming = asyncio.Lock()
         self.settings = WorkerSettings()
-        self.supervisor = Supervisor(self._make_admission, observer_of)
+        self.supervisor = Supervisor(self._make_admission, work_pool_name, observer_of)
         self.supervisor.add_service(
             lambda: watch_for_cancellations(self.supervisor, work_pool_name, self.settings.cancel_poll_seconds)
         )
@@ -168,7 +168,11 @@ class JobbergateSlurmWorker(BaseWorker[FlowJobConfiguration, Any, JobbergateSlur
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         async with self._starting:
-            await super()._submit_run(flow_run)
+            self.supervisor.coming.add(flow_run.id)
+            try:
+                await super()._submit_run(flow_run)
+            finally:
+                self.supervisor.coming.discard(flow_run.id)
 
     async def _propose_pending_state(self, flow_run: FlowRun) -> bool:
         self.supervisor.slot_audit.note(flow_run.deployment_id)

@@ -38,14 +38,19 @@ class JobFailed(JobbergateFlowsError):
         self.status = status
 
 
+_NAMES = {"Suspended": "JobSuspended"}
+"""Slurm's Suspended is Prefect's for a run whose engine is to end: engines listen for a state of that name."""
+
+
 def state_for(status: JobStatus, job: SlurmJob | None = None, *, data: Any = None) -> State[Any]:
     """The Prefect state that says what `status` says.
 
-    Its type is the phase, its name the status's (`Queued`, `Running`, `OutOfMemory`, ...), its message Slurm's
-    reason, exit code and the job's id.
+    Its type is the phase, its name the status's (`Queued`, `Running`, `OutOfMemory`, ...; but `JobSuspended`), its
+    message Slurm's reason, exit code and the job's id.
     """
     message = status.message if job is None else f"{status.message} (Slurm job {job.job_id} on {job.cluster})"
-    return State(type=_TYPES[status.phase], name=status.name, message=message, data=data)
+    name = _NAMES.get(status.name, status.name)
+    return State(type=_TYPES[status.phase], name=name, message=message, data=data)
 
 
 def state_after(state: State[Any], job: SlurmJob, decided: Retry | GivenUp, now: datetime) -> State[Any]:

@@ -9,6 +9,8 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Failed, Paused, Pending, Running
 
 from jobbergate_flows.following import overwrite_state, tell_state
+from jobbergate_flows.slurm.jobs import JobStatus, Phase
+from jobbergate_flows.states import state_for
 from tests.cluster.prefect_server import PrefectServer
 from tests.cluster.slots import from_queue, taken_slots
 
@@ -115,7 +117,7 @@ async def test_that_its_job_runs_is_no_other_run_of_it(prefect_server: PrefectSe
     [
         (Pending(name="Submitted"), ("Starting", "on node1")),
         (Running(), ("Running", "on node1")),
-        (Running(name="Suspended"), ("Running", "on node1")),
+        (Running(name="JobSuspended"), ("Running", "on node1")),
     ],
     ids=["not begun", "begun", "suspended by Slurm before"],
 )
@@ -127,6 +129,12 @@ async def test_an_engine_on_a_node_says_itself_that_it_runs(
         await tell_state(run.id, Running(message="on node1"), engine_on_node=True)
 
         assert await now(client, run) == told
+
+
+def test_of_slurms_suspension_no_engine_is_told_that_waits_for_prefects() -> None:
+    status = JobStatus(Phase.RUNNING, "Suspended", "Suspended on node1", "SUSPENDED", False)
+
+    assert state_for(status).name == "JobSuspended"
 
 
 async def test_a_flow_keeps_the_retries_of_its_own(prefect_server: PrefectServer) -> None:

@@ -124,7 +124,7 @@ class Workshop:
         return found
 
 
-async def started(admission: Admission) -> Supervisor:
+async def started(admission: Admission, pool: str) -> Supervisor:
     """A supervisor whose thread talks to the tests' server."""
     settings = get_settings_context()
 
@@ -133,7 +133,7 @@ async def started(admission: Admission) -> Supervisor:
         settings.model_copy().__enter__()
         return admission
 
-    supervisor = Supervisor(make_admission)
+    supervisor = Supervisor(make_admission, pool)
     await supervisor.start()
     return supervisor
 
@@ -152,7 +152,7 @@ async def workshop(prefect_server: PrefectServer, tmp_path: Path, cluster: Fault
         await client.create_work_pool(WorkPoolCreate(name=pool, type="jobbergate-slurm"))
     folder = tmp_path / "work"
     folder.mkdir()
-    supervisor = await started(Admission(AccountSessions(session), Rules(ME), pool))
+    supervisor = await started(Admission(AccountSessions(session), Rules(ME), pool), pool)
     made = Workshop(folder, pool, cluster, session, supervisor)
     yield made
     await made.close()

@@ -175,6 +175,9 @@ async def test_a_run_whose_engine_dies_while_it_waits_for_its_own_retry_ends_as_
     dies.touch()
 
     assert "signal 9" in message(await workshop.end(flow_run.id))
+    await was_told(workshop, flow_run)
+    # Otherwise the server gives it to no worker when it is retried.
+    assert (await workshop.end(flow_run.id)).empirical_policy.retry_type is None
 
 
 @pytest.mark.parametrize("polled", [False, True], ids=["back in its queue", "come from its queue"])

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.states import AwaitingRetry, Cancelling, Completed, Crashed, Failed, Pending, Running
 
 from agent_worker.configuration import FlowJobConfiguration, SlurmJobConfiguration
@@ -139,6 +139,24 @@ async def test_a_flow_whose_engine_told_its_end_without_a_worker_runs_again(
 
     row = await back_in_the_queue(workshop, run)
     assert (row.retried, row.told) == (True, True)
+
+
+async def test_a_flow_whose_job_dies_without_a_worker_while_it_waits_for_its_own_retry_runs_again(
+    workshop: Workshop, tmp_path: Path
+) -> None:
+    run = await killed_flow(workshop, tmp_path, Running())
+    async with get_client() as client:
+        await client.update_flow_run(run.id, empirical_policy=FlowRunPolicy(retries=1, retry_delay=300))
+        await client.set_flow_run_state(run.id, Failed())
+        waiting = await client.read_flow_run(run.id)
+    assert (waiting.state_name, waiting.empirical_policy.retry_type) == ("AwaitingRetry", "in_process")
+
+    await workshop.supervisor.do(recover(workshop))
+
+    assert (await back_in_the_queue(workshop, run)).told
+    async with get_client() as client:
+        # Otherwise the server gives it to no worker.
+        assert (await client.read_flow_run(run.id)).empirical_policy.retry_type != "in_process"
 
 
 async def test_a_flow_that_could_not_be_handed_back_is_handed_back_later(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate
 from prefect.client.schemas.objects import FlowRunPolicy
 from prefect.states import Completed, Failed, Running
 
@@ -32,8 +33,16 @@ async def client(prefect_server: PrefectServer) -> AsyncIterator[PrefectClient]:
 
 
 @pytest.fixture
-async def deployment(client: PrefectClient, tmp_path: Path) -> UUID:
-    return await client.create_deployment(await client.create_flow(study), tmp_path.name, concurrency_limit=LIMIT)
+async def pool(client: PrefectClient) -> str:
+    name = f"audited-{uuid4().hex[:8]}"
+    await client.create_work_pool(WorkPoolCreate(name=name, type="jobbergate-slurm"))
+    return name
+
+
+@pytest.fixture
+async def deployment(client: PrefectClient, pool: str) -> UUID:
+    flow_id = await client.create_flow(study)
+    return await client.create_deployment(flow_id, pool, concurrency_limit=LIMIT, work_pool_name=pool)
 
 
 @pytest.fixture
@@ -42,8 +51,8 @@ def ledger(tmp_path: Path) -> Ledger:
 
 
 @pytest.fixture
-def audit(deployment: UUID) -> SlotAudit:
-    made = SlotAudit()
+def audit(deployment: UUID, pool: str) -> SlotAudit:
+    made = SlotAudit(pool)
     made.note(deployment)
     return made
 
@@ -133,7 +142,37 @@ async def test_more_runs_than_the_limit_are_no_error(
 
 
 async def test_a_deployment_without_a_limit_has_no_count(
-    client: PrefectClient, ledger: Ledger, audit: SlotAudit, tmp_path: Path
+    client: PrefectClient, ledger: Ledger, audit: SlotAudit, pool: str
 ) -> None:
-    audit.note(await client.create_deployment(await client.create_flow(study), f"{tmp_path.name} unlimited"))
+    audit.note(await client.create_deployment(await client.create_flow(study), f"{pool} unlimited"))
     await audit.look(ledger)
+
+
+async def test_what_another_pools_run_has_lost_is_not_taken_for_it(
+    client: PrefectClient, deployment: UUID, ledger: Ledger
+) -> None:
+    await begun(client, deployment)
+    await give_back(client, deployment)
+    audit = SlotAudit("another pool")
+    audit.note(deployment)
+    for _ in range(2):
+        await audit.look(ledger)
+
+    assert await taken_slots(client, deployment) == 0
+
+
+async def test_a_limit_that_several_share_is_left_alone(
+    client: PrefectClient, deployment: UUID, ledger: Ledger, audit: SlotAudit, pool: str
+) -> None:
+    shared = await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=pool, limit=LIMIT))
+    await client.request(
+        "PATCH",
+        "/deployments/{id}",
+        path_params={"id": deployment},
+        json={"global_concurrency_limit_id": str(shared)},
+    )
+    assert await take_slot(client, deployment)
+    for _ in range(2):
+        await audit.look(ledger)
+
+    assert await taken_slots(client, deployment) == 1

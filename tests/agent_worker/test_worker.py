@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import jsonschema
 import pytest
+from httpx import Response
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.workers.base import BaseWorker
 
+from agent_worker.slots import lease_of
 from agent_worker.worker import JobbergateSlurmWorker
 from jobbergate_flows.slurm.options import SlurmResources
+from tests.agent_worker.conftest import Workshop
+from tests.cluster.site import script_application
+from tests.cluster.slots import taken_slots
 
 
 @pytest.mark.parametrize(("limit", "asking", "taken"), [(3, 0, 1), (3, 1, 2), (2, 0, 0), (None, 0, 3)])
@@ -28,6 +36,40 @@ async def test_runs_that_wait_for_consent_take_no_place(
     worker.supervisor = stub
 
     assert len(await worker._get_scheduled_flow_runs()) == taken
+
+
+async def test_a_run_that_comes_gets_no_slot_of_one_that_comes_just_now(
+    workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed = await workshop.deploy(script_application(tmp_path, "limited", "#!/bin/sh\n"), concurrency_limit=1)
+    worker = JobbergateSlurmWorker(workshop.pool)
+    worker.supervisor = workshop.supervisor
+    coming: list[asyncio.Task[bool]] = []
+    release = PrefectClient.release_concurrency_slots_with_lease
+
+    async def another_one_comes(client: PrefectClient, lease: UUID) -> Response:
+        answer = await release(client, lease)
+        if len(coming) == 1:
+            coming.append(asyncio.create_task(worker._propose_pending_state(second)))
+            # So long it would have had the time to get it.
+            for _ in range(60):
+                await client.hello()
+        return answer
+
+    monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", another_one_comes)
+    async with get_client() as client:
+        worker._client = client
+        first, second = [await client.create_flow_run_from_deployment(deployed.id) for _ in range(2)]
+        coming.append(asyncio.create_task(worker._propose_pending_state(first)))
+
+        assert await coming[0]
+        assert not await coming[1]
+        assert [(await client.read_flow_run(run.id)).state_name for run in (first, second)] == [
+            "Pending",
+            "AwaitingConcurrencySlot",
+        ]
+        assert lease_of(await client.read_flow_run(first.id)) is None
+        assert await taken_slots(client, deployed.id) == 1
 
 
 def test_every_field_of_a_pools_form_says_what_it_is() -> None:

@@ -23,8 +23,10 @@ from prefect.exceptions import ObjectNotFound
 from jobbergate_flows.applications import Application
 from jobbergate_flows.blocks.application import StoredApplication, block_name, pin
 from jobbergate_flows.flows import ENTRYPOINT, application_flow
+from jobbergate_flows.slots import take_slot
 from tests.cluster.service import Service
 from tests.cluster.site import Site, message, script_application, waiting_for
+from tests.cluster.slots import taken_slots
 from tests.cluster.waiting import await_until
 from tests.cluster.worker import WorkerProcess
 
@@ -207,6 +209,10 @@ async def test_a_concurrency_limit_holds_through_queued_and_running(site: Site, 
     go_on.touch()
     assert (await site.end(first)).state_name == "Completed"
     assert (await site.end(second, 120)).state_name == "Completed"
+    # As a worker leaves it that died between two requests.
+    async with get_client() as client:
+        assert await take_slot(client, deployed.id)
+    await await_until(lambda: _gives_all_slots_back(deployed.id), 180, "the worker to mend the count")
 
 
 @pytest.mark.slurm
@@ -283,6 +289,11 @@ async def _deployment(name: str) -> UUID | None:
 
 async def _runs(site: Site, run_id: UUID) -> bool:
     return any("node1" in (state.message or "") for state in await site.states(run_id))
+
+
+async def _gives_all_slots_back(deployment_id: UUID) -> bool:
+    async with get_client() as client:
+        return await taken_slots(client, deployment_id) == 0
 
 
 async def _scheduled(deployment_id: UUID) -> list[Any]:
