@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -17,7 +17,7 @@ from agent_worker.slots import keep_slot, lease_of
 from jobbergate_flows.slots import take_slot
 from tests.agent_worker.conftest import Workshop
 from tests.cluster.site import script_application, waiting_for
-from tests.cluster.slots import forget_lease, from_queue, taken_slots
+from tests.cluster.slots import forget_lease, from_queue, taken_slots, when_given_up
 from tests.cluster.waiting import await_until
 
 
@@ -70,14 +70,11 @@ async def test_a_run_whose_slot_another_one_got_in_between_is_back_in_its_queue(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await limited(workshop, tmp_path)
-    release = PrefectClient.release_concurrency_slots_with_lease
 
-    async def released_and_taken(client: PrefectClient, lease: UUID) -> httpx.Response:
-        answer = await release(client, lease)
+    async def taken(client: PrefectClient) -> None:
         assert await take_slot(client, run.deployment_id)
-        return answer
 
-    monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", released_and_taken)
+    when_given_up(monkeypatch, taken)
 
     assert not await keep_slot(run)
     assert (await read(run)).state_name == "AwaitingConcurrencySlot"
@@ -88,13 +85,11 @@ async def test_a_run_that_is_cancelled_meanwhile_stays_so(
     workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await limited(workshop, tmp_path)
-    release = PrefectClient.release_concurrency_slots_with_lease
 
-    async def released_and_cancelled(client: PrefectClient, lease: UUID) -> httpx.Response:
+    async def cancelled(client: PrefectClient) -> None:
         await client.set_flow_run_state(run.id, Cancelling())
-        return await release(client, lease)
 
-    monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", released_and_cancelled)
+    when_given_up(monkeypatch, cancelled)
     await keep_slot(run)
 
     assert (await read(run)).state_name == "Cancelling"

@@ -6,11 +6,10 @@ import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import jsonschema
 import pytest
-from httpx import Response
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.workers.base import BaseWorker
 
@@ -19,7 +18,7 @@ from agent_worker.worker import JobbergateSlurmWorker
 from jobbergate_flows.slurm.options import SlurmResources
 from tests.agent_worker.conftest import Workshop
 from tests.cluster.site import script_application
-from tests.cluster.slots import taken_slots
+from tests.cluster.slots import taken_slots, when_given_up
 
 
 @pytest.mark.parametrize(("limit", "asking", "taken"), [(3, 0, 1), (3, 1, 2), (2, 0, 0), (None, 0, 3)])
@@ -45,18 +44,15 @@ async def test_a_run_that_comes_gets_no_slot_of_one_that_comes_just_now(
     worker = JobbergateSlurmWorker(workshop.pool)
     worker.supervisor = workshop.supervisor
     coming: list[asyncio.Task[bool]] = []
-    release = PrefectClient.release_concurrency_slots_with_lease
 
-    async def another_one_comes(client: PrefectClient, lease: UUID) -> Response:
-        answer = await release(client, lease)
+    async def another_one_comes(client: PrefectClient) -> None:
         if len(coming) == 1:
             coming.append(asyncio.create_task(worker._propose_pending_state(second)))
             # So long it would have had the time to get it.
             for _ in range(60):
                 await client.hello()
-        return answer
 
-    monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", another_one_comes)
+    when_given_up(monkeypatch, another_one_comes)
     async with get_client() as client:
         worker._client = client
         first, second = [await client.create_flow_run_from_deployment(deployed.id) for _ in range(2)]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
+import pytest
+from httpx import Response
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Pending, Scheduled
@@ -27,6 +30,18 @@ async def forget_lease(client: PrefectClient, run: FlowRun) -> None:
     assert lease is not None
     await client.release_concurrency_slots_with_lease(lease)
     assert await take_slot(client, run.deployment_id)
+
+
+def when_given_up(monkeypatch: pytest.MonkeyPatch, act: Callable[[PrefectClient], Awaitable[None]]) -> None:
+    """Have something done each time that a run has given up the lease of its slot."""
+    release = PrefectClient.release_concurrency_slots_with_lease
+
+    async def released(client: PrefectClient, lease: UUID) -> Response:
+        answer = await release(client, lease)
+        await act(client)
+        return answer
+
+    monkeypatch.setattr(PrefectClient, "release_concurrency_slots_with_lease", released)
 
 
 async def taken_slots(client: PrefectClient, deployment_id: UUID | None) -> int:
