@@ -188,12 +188,12 @@ class Submissions:
         return ReadRun(facts, None, {"submission": SubmissionToRun(details, tuple(files))})
 
     async def _is_being_made(self, flow_run: FlowRun) -> bool:
-        """Whether the bridge has this run made, and had no time yet to note its id."""
+        """Whether the bridge has this run made, and had no time yet to note its id, or has just noted it."""
         named = flow_run.parameters.get("submission")
         if not isinstance(named, int) or flow_run.idempotency_key != self.key_of(named):
             return False
         link = await asyncio.to_thread(self.links.of_submission, API, named)
-        return link is not None and not link.closed and link.flow_run_id is None
+        return link is not None and not link.closed and link.flow_run_id in (None, str(flow_run.id))
 
     def key_of(self, submission_id: int) -> str:
         """The key by which a submission has one run on the Prefect server, whose other clients cannot guess it."""

@@ -25,7 +25,7 @@ from agent_worker.jobbergate.agent_settings import AgentSettings
 from agent_worker.jobbergate.bridge import Bridge
 from agent_worker.jobbergate.submission import Submissions, ensure_deployment, start_run
 from agent_worker.kinds import kind_of
-from jobbergate_flows.jobbergate.links import Links, Rejected
+from jobbergate_flows.jobbergate.links import Link, Links, Rejected
 from jobbergate_flows.jobbergate.models import SubmissionStatus
 from jobbergate_flows.slurm.session import ClusterSession
 from tests.agent_worker.conftest import Workshop
@@ -249,6 +249,23 @@ async def test_a_run_that_could_not_be_noted_waits_and_is_the_submissions_after_
     assert (await office.run_of(submission)).id == run_id
     assert await asyncio.wait_for(admitting, 30) is not None
     assert admission.asking == frozenset()
+
+
+async def test_a_run_that_is_noted_while_it_is_looked_for_is_its_submissions(
+    office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await office.run_of(office.ada.submit(tmp_path))
+    looked: list[str] = []
+    of_flow_run = Links.of_flow_run
+
+    def noted_a_moment_later(links: Links, flow_run_id: str) -> list[Link]:
+        looked.append(flow_run_id)
+        return of_flow_run(links, flow_run_id) if len(looked) > 1 else []
+
+    monkeypatch.setattr(Links, "of_flow_run", noted_a_moment_later)
+
+    assert await office.admission().admit(run, "submission") is not None
+    assert office.rejections(run.parameters["submission"]) == []
 
 
 async def test_one_that_had_its_job_gets_no_other_though_jobbergate_was_not_told_yet(
