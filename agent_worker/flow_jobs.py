@@ -33,7 +33,7 @@ from jobbergate_flows.slurm.output import OutputLine, tail
 from jobbergate_flows.slurm.patience import patiently
 from jobbergate_flows.slurm.session import ClusterSession
 from jobbergate_flows.slurm.submission import SECRET_FILE, SubmissionOrder
-from jobbergate_flows.states import state_after, state_for, states_since
+from jobbergate_flows.states import says, state_after, state_for, states_since
 
 _logger = logging.getLogger(__name__)
 _TAIL_LINES = 40
@@ -125,7 +125,7 @@ async def follow(session: ClusterSession, flow_run: FlowRun, job: SlurmJob, stat
         if not ending.is_cancelled():
             decided = await session.next_attempt(job, status, on_wait=logger.warning)
             ending = state_after(ending, job, decided, datetime.now(UTC))
-        is_news = not ending.is_scheduled() and not _says(run.state, ending)
+        is_news = not ending.is_scheduled() and not says(run.state, ending)
         # By now: accounting may have been waited for.
         if is_news and not await _was_begun_anew(flow_run, await read_run(flow_run.id)):
             await force_state(flow_run.id, ending)
@@ -184,11 +184,6 @@ def settled(run: FlowRun, status: JobStatus, job: SlurmJob) -> State[Any] | None
     if status.phase is Phase.COMPLETED:
         return Crashed(message=f"Slurm job {job.job_id} is {status.message}, but the flow did not report its end")
     return state_for(status, job)
-
-
-def _says(current: State[Any] | None, ending: State[Any]) -> bool:
-    """Whether an earlier life has told that end: setting it again would be another event of it."""
-    return current is not None and (current.name, current.message) == (ending.name, ending.message)
 
 
 async def _submit(

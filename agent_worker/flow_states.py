@@ -10,10 +10,11 @@ from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import State, StateType
 
 from agent_worker.runs import runs_of_ids
 from jobbergate_flows.following import RunFollower, beside_engine
+from jobbergate_flows.states import says
 
 _logger = logging.getLogger(__name__)
 LOOK_SECONDS = 3.0
@@ -67,14 +68,7 @@ class FlowStates:
             begun = await runs_of_ids(client, list(due), [StateType.RUNNING])
         for run in begun:
             word = due[run.id]
-            if _says(run, word.state):
+            if run.state is not None and says(run.state, beside_engine(word.state, run.state)):
                 word.due = now + AGAIN_SECONDS
             elif self._running.get(run.id) is word:
                 await word.follower.tell(word.state)
-
-
-def _says(run: FlowRun, state: State[Any]) -> bool:
-    if run.state is None:
-        return False
-    state = beside_engine(state, run.state)
-    return (run.state.name, run.state.message) == (state.name, state.message)

@@ -15,7 +15,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
 from jobbergate_flows.slots import take_slot
-from jobbergate_flows.states import keeping_slot, states_since
+from jobbergate_flows.states import keeping_slot, says, states_since
 
 _logger = logging.getLogger(__name__)
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
@@ -92,7 +92,7 @@ async def tell_state(flow_run_id: UUID, state: State[Any], *, engine_on_node: bo
                 return
             if engine_on_node:
                 state = beside_engine(state, current)
-            if (current.name, current.message) == (state.name, state.message):
+            if says(current, state):
                 return
             await overwrite_state(client, run, state)
         except ObjectNotFound:

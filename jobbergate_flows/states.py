@@ -53,6 +53,11 @@ def state_for(status: JobStatus, job: SlurmJob | None = None, *, data: Any = Non
     return State(type=_TYPES[status.phase], name=name, message=message, data=data)
 
 
+def says(current: State[Any] | None, state: State[Any]) -> bool:
+    """Whether a run that is `current` says already what `state` does: setting it again would be another event of it."""
+    return current is not None and (current.name, current.message) == (state.name, state.message)
+
+
 def state_after(state: State[Any], job: SlurmJob, decided: Retry | GivenUp, now: datetime) -> State[Any]:
     """The state of a run whose job has ended: AwaitingRetry, or `state` with why there is no retry."""
     if isinstance(decided, Retry):

@@ -70,6 +70,12 @@ async def give_back(client: PrefectClient, deployment: UUID) -> None:
     await give_slots_back(client, limit, 1)
 
 
+async def look_twice(audit: SlotAudit, ledger: Ledger) -> None:
+    """As long as it takes to mend a count."""
+    for _ in range(2):
+        await audit.look(ledger)
+
+
 @pytest.mark.parametrize("too_many", [1, 0, -1], ids=["one too many", "right", "one too few"])
 async def test_a_count_that_stays_wrong_is_mended(
     client: PrefectClient, deployment: UUID, ledger: Ledger, audit: SlotAudit, too_many: int
@@ -106,13 +112,11 @@ async def test_an_engine_that_waits_for_its_own_retry_has_its_slot(
     await client.update_flow_run(run_id, empirical_policy=FlowRunPolicy(retries=1, retry_delay=300))
     await client.set_flow_run_state(run_id, Failed())
     assert (await client.read_flow_run(run_id)).state_name == "AwaitingRetry"
-    for _ in range(2):
-        await audit.look(ledger)
+    await look_twice(audit, ledger)
 
     assert await taken_slots(client, deployment) == 1
     await client.set_flow_run_state(run_id, Completed(), force=True)
-    for _ in range(2):
-        await audit.look(ledger)
+    await look_twice(audit, ledger)
 
     assert await taken_slots(client, deployment) == 0
 
@@ -155,8 +159,7 @@ async def test_what_another_pools_run_has_lost_is_not_taken_for_it(
     await give_back(client, deployment)
     audit = SlotAudit("another pool")
     audit.note(deployment)
-    for _ in range(2):
-        await audit.look(ledger)
+    await look_twice(audit, ledger)
 
     assert await taken_slots(client, deployment) == 0
 
@@ -172,7 +175,6 @@ async def test_a_limit_that_several_share_is_left_alone(
         json={"global_concurrency_limit_id": str(shared)},
     )
     assert await take_slot(client, deployment)
-    for _ in range(2):
-        await audit.look(ledger)
+    await look_twice(audit, ledger)
 
     assert await taken_slots(client, deployment) == 1
